@@ -1,0 +1,1 @@
+"""The public surface: protocols in and out, the admin API, the pages."""

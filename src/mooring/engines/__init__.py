@@ -1,0 +1,1 @@
+"""Engines: software that runs a model, one worker process per model."""

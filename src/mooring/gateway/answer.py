@@ -1,0 +1,31 @@
+"""What comes back from a target: one body, or a stream of whole server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from mooring.errors import MooringError
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class Answer:
+    """``events`` yields bytes that always end at an event's end; whoever holds it closes it."""
+
+    body: bytes = b""
+    events: AsyncGenerator[bytes, None] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def error_body(error: MooringError) -> dict[str, object]:
+    """OpenAI's error object: https://platform.openai.com/docs/guides/error-codes."""
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+
+
+def error_event(error: MooringError) -> bytes:
+    """The error as the last event of a stream; OpenAI's clients raise APIError on it."""
+    return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"

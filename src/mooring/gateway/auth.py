@@ -1,0 +1,103 @@
+"""Who is calling: keys looked up by hash, cached, and never refused because the database is away."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mooring.errors import PermissionDenied, Unauthorized, Unavailable
+from mooring.ids import now_ms
+from mooring.storage.keys import Key, KeyTable, Role, hash_secret
+
+_FRESH_SECONDS = 5.0
+_STALE_SECONDS = 3600.0
+_CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """``tenant`` is whose turn it is in the queues: the key, or everyone together in open mode."""
+
+    tenant: str
+    role: Role
+
+
+class Authenticator:
+    """``local_token`` is for the CLI on this host (``server.json``); it acts as an admin.
+
+    ``open_mode``: no key is needed. That is so without authentication (``required`` False), or on loopback
+    as long as no key was ever made; a revoked or expired key does not open the server again.
+    """
+
+    def __init__(self, keys: KeyTable, *, local_token: str, required: bool, loopback: bool) -> None:
+        self._keys = keys
+        self._local_token = local_token
+        self._required = required
+        self._loopback = loopback
+        self._cache: dict[str, tuple[float, Key | None]] = {}
+        self._checked_at = -_FRESH_SECONDS
+        self.open_mode = not required
+
+    async def caller(self, secret: str | None) -> Caller:
+        """Raises Unauthorized for a missing or wrong key, Unavailable when that cannot be known."""
+        if secret is not None and hmac.compare_digest(secret.encode(), self._local_token.encode()):
+            return Caller("local", Role.ADMIN)
+        if await self._is_open():
+            return Caller("local", Role.ADMIN)
+        if secret is None:
+            raise Unauthorized(
+                "This server needs an API key: send it as 'Authorization: Bearer sk-mrg-…'. "
+                "`mooring key create` makes one."
+            )
+        key = await self._find(secret)
+        if key is None or not key.is_valid(now_ms()):
+            known = "has expired" if key is not None and key.revoked_at is None else "is not known here"
+            known = "was revoked" if key is not None and key.revoked_at is not None else known
+            raise Unauthorized(f"This API key {known}. `mooring key create` makes a new one.")
+        return Caller(key.id, key.role)
+
+    async def _is_open(self) -> bool:
+        """Keys can be made while the server runs (``mooring key create``), so look again now and then."""
+        if self._required and self.open_mode and time.monotonic() - self._checked_at >= _FRESH_SECONDS:
+            await self._look_for_keys()
+        return self.open_mode
+
+    async def refresh(self) -> None:
+        """Keys have changed: forget what is cached, and see whether there are any (the first ends open mode)."""
+        self._cache.clear()
+        await self._look_for_keys()
+
+    async def _look_for_keys(self) -> None:
+        self.open_mode = not self._required or (self._loopback and not await self._keys.exist())
+        self._checked_at = time.monotonic()
+
+    async def _find(self, secret: str) -> Key | None:
+        digest, now = hash_secret(secret), time.monotonic()
+        known = self._cache.get(digest)
+        if known is not None and now - known[0] < _FRESH_SECONDS:
+            return known[1]
+        try:
+            key = await self._keys.find(secret)
+        except (SQLAlchemyError, OSError) as error:
+            if known is not None and now - known[0] < _STALE_SECONDS:
+                return known[1]
+            raise Unavailable(
+                "The key cannot be checked, because the database does not answer. Try again.",
+                code="database_unavailable",
+                retry_after=2,
+            ) from error
+        if len(self._cache) >= _CACHE_SIZE:
+            self._cache.clear()
+        self._cache[digest] = (now, key)
+        return key
+
+
+def require_admin(caller: Caller) -> None:
+    """Raises PermissionDenied for a key that may only use the inference API."""
+    if caller.role is not Role.ADMIN:
+        raise PermissionDenied(
+            "This needs a key of role 'admin'; `mooring key create --role admin` makes one."
+        )

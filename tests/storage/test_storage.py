@@ -1,0 +1,82 @@
+"""State survives restarts, and the schema is what the migrations build."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from mooring.config import ConfigError, DeploymentSettings, Settings
+from mooring.errors import InvalidParameter, NotFound
+from mooring.ids import now_ms
+from mooring.storage import open_storage
+from mooring.storage.keys import Role
+from mooring.storage.schema import metadata
+
+
+async def test_migrations_build_exactly_the_schema(tmp_path: Path) -> None:
+    def differences(connection: sa.Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with open_storage(Settings(home=tmp_path)) as storage, storage.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_deployments_and_keys_survive_a_restart(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    async with open_storage(settings) as storage:
+        await storage.deployments.put("smollm2:135m", DeploymentSettings(replicas_min=2, replicas_max=2))
+        key, secret = await storage.keys.create("laptop", Role.ADMIN)
+    async with open_storage(settings) as storage:
+        assert (await storage.deployments.list())["smollm2:135m"].replicas_min == 2
+        found = await storage.keys.find(secret)
+        assert found == key
+        assert await storage.keys.find(secret + "x") is None
+
+
+async def test_the_secret_itself_is_not_in_the_database_file(tmp_path: Path) -> None:
+    async with open_storage(Settings(home=tmp_path)) as storage:
+        _, secret = await storage.keys.create("laptop", Role.MEMBER)
+    assert all(secret.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+async def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+    async def one() -> None:
+        async with open_storage(Settings(home=tmp_path)) as storage:
+            await storage.deployments.put("m:latest", DeploymentSettings())
+
+    await asyncio.gather(*(one() for _ in range(4)))
+    async with open_storage(Settings(home=tmp_path)) as storage:
+        assert list(await storage.deployments.list()) == ["m:latest"]
+
+
+async def test_a_revoked_or_expired_key_is_not_valid(tmp_path: Path) -> None:
+    async with open_storage(Settings(home=tmp_path)) as storage:
+        key, _ = await storage.keys.create("short", Role.MEMBER, now_ms() + 60_000)
+        assert key.is_valid(now_ms())
+        assert not key.is_valid(now_ms() + 61_000)
+        assert not (await storage.keys.revoke(key.id)).is_valid(now_ms())
+        assert not await storage.keys.any_valid()
+        with pytest.raises(NotFound, match="mooring key list"):
+            await storage.keys.revoke("key_nothing")
+        with pytest.raises(InvalidParameter, match="past"):
+            await storage.keys.create("late", Role.MEMBER, 1)
+
+
+async def test_deleting_says_whether_there_was_one(tmp_path: Path) -> None:
+    async with open_storage(Settings(home=tmp_path)) as storage:
+        await storage.deployments.put("m:latest", DeploymentSettings(context=512))
+        await storage.deployments.put("m:latest", DeploymentSettings(context=1024))
+        assert (await storage.deployments.list())["m:latest"].context == 1024
+        assert await storage.deployments.delete("m:latest")
+        assert not await storage.deployments.delete("m:latest")
+
+
+async def test_a_database_url_without_a_driver_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="postgres"):
+        async with open_storage(Settings(home=tmp_path, database_url="nonsense://x")):
+            pass
