@@ -33,7 +33,7 @@ check: .venv/.dev web/node_modules/.installed $(WEB_PAGE)  ## the fast checks: l
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(VENV_PYTHON) scripts/gen_cli_docs.py --check
 	$(VENV_PYTHON) scripts/gen_openapi.py --check
 	cd web && npm run --silent check && npm run --silent test

@@ -1,7 +1,7 @@
 """Predicted against measured memory of llama.cpp workers: ``python bench/memory.py [MODEL.gguf ...]``.
 
 Starts a real worker per line, fills its batch and its slots with requests, and compares the resident size
-of the process with ``mooring.cluster.memory.estimate``. Without arguments it measures random models of
+of the process with ``mooring.cluster.footprint.estimate``. Without arguments it measures random models of
 several shapes; give the paths of real GGUF files to measure those too.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,15 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.tiny_models import LlamaShape, write_bert_folder, write_llama  # noqa: E402
-
-from mooring.cluster.memory import MIB, MemoryEstimate, embeds, estimate  # noqa: E402
+from mooring.cluster.footprint import MIB, MemoryEstimate, embeds, estimate  # noqa: E402
 from mooring.config import worker_environment  # noqa: E402
 from mooring.engines.base import WorkerSpec  # noqa: E402
 from mooring.modelstore.convert.bert import convert_bert  # noqa: E402
 from mooring.modelstore.formats import inspect  # noqa: E402
 from mooring.types import ModelInfo  # noqa: E402
+from support.tiny_models import LlamaShape, write_bert_folder, write_llama  # noqa: E402
 
-_HALF_BILLION = LlamaShape(
+_BLOCKS = LlamaShape(
     layers=12, embedding=1024, feed_forward=4096, heads=16, heads_kv=8, context=32768, vocab=32000
 )
 _WIDE_VOCABULARY = LlamaShape(
@@ -55,16 +54,12 @@ class Case:
 
 def random_models(folder: Path) -> Iterator[tuple[str, Path]]:
     for dtype in ("F16", "Q8_0", "Q4_0", "Q4_1"):
-        shape = LlamaShape(**{**_fields(_HALF_BILLION), "dtype": dtype, "tied": dtype != "Q8_0"})
+        shape = replace(_BLOCKS, dtype=dtype, tied=dtype != "Q8_0")
         yield f"random 0.2B {dtype}", write_llama(folder / f"{dtype}.gguf", shape)
-    shape = LlamaShape(**{**_fields(_WIDE_VOCABULARY), "dtype": "Q8_0"})
+    shape = replace(_WIDE_VOCABULARY, dtype="Q8_0")
     yield "random, vocabulary 128k", write_llama(folder / "vocabulary.gguf", shape)
     convert_bert(write_bert_folder(folder / "bert"), folder / "bert.gguf")
     yield "random tiny BERT", folder / "bert.gguf"
-
-
-def _fields(shape: LlamaShape) -> dict[str, Any]:
-    return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
 
 
 def cases(label: str, path: Path) -> Iterator[Case]:
@@ -92,7 +87,7 @@ def measure(case: Case) -> int:
         threads=psutil.cpu_count(logical=False) or 1,
         pooling=case.info.pooling,
     )
-    worker = subprocess.Popen(
+    worker: subprocess.Popen[str] = subprocess.Popen(
         [sys.executable, "-m", "mooring.engines.llamacpp.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -25,12 +25,11 @@ import orjson
 import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mooring.modelstore.pull import pull
-
 from mooring.api.app import create_app
 from mooring.api.services import open_services
 from mooring.config import DeploymentSettings, Settings, load_settings
 from mooring.egress import Egress
+from mooring.modelstore.pull import pull
 from mooring.modelstore.store import ModelStore
 from report import environment, table
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mooring.modelstore.pull import pull
 
 from mooring.config import Settings
 from mooring.egress import Egress
+from mooring.modelstore.pull import pull
 from mooring.modelstore.store import ModelStore
 from support.server import RunningServer, mooring_serve
 

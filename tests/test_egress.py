@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from mooring import egress as egress_module
 from mooring.config import Settings, SourceSettings
 from mooring.egress import Backoff, Egress, explain, is_loopback, is_public, retry_after
 from mooring.errors import InvalidParameter, OfflineError, PermissionDenied, SourceError
@@ -100,6 +99,26 @@ async def test_a_proxy_is_used_and_named_when_it_fails(
     assert words.startswith("models.example: ")
     assert f"http_proxy=http://{proxy.host}:{proxy.port}" in words
     assert "hush" not in words
+
+
+async def test_a_proxy_that_refuses_is_named_at_once(egress: Egress, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        with pytest.raises(aiohttp.ClientError) as caught:
+            async with egress.request("GET", "https://models.example/weights"):
+                pass
+    assert not await Backoff().wait(caught.value)
+    words = explain("https://models.example/weights", caught.value)
+    assert words.startswith(
+        "models.example: the proxy answered with status 407. A proxy is set (https_proxy="
+    )
 
 
 async def test_credentials_do_not_follow_a_redirect_to_another_host(egress: Egress) -> None:
@@ -204,7 +223,7 @@ async def test_back_off_grows_ends_and_starts_afresh_after_success(monkeypatch: 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(egress_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     backoff = Backoff(attempts=4)
     assert [await backoff.wait() for _ in range(4)] == [True, True, True, False]
     assert slept[0] < slept[2] <= 1.0

@@ -269,13 +269,23 @@ def proxy_variables() -> dict[str, str]:
     return {n: v for n in names for v in (os.environ.get(n) or os.environ.get(n.upper()),) if v}
 
 
+_CALM_OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
 def worker_environment() -> dict[str, str]:
     """The environment of a worker process: this one's, with OpenMP told not to spin.
 
     Spinning OpenMP threads starve each other when models share cores (0.5 tok/s was measured).
     """
-    quiet = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **quiet}
+    return {**os.environ, **_CALM_OPENMP, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def calm_openmp() -> None:
+    """The same for an engine inside this process; OpenMP reads it when its library loads. Settings that the
+    user has made stay.
+    """
+    for name, value in _CALM_OPENMP.items():
+        os.environ.setdefault(name, value)
 
 
 __all__ = [
@@ -283,6 +293,7 @@ __all__ = [
     "DeploymentSettings",
     "Settings",
     "SourceSettings",
+    "calm_openmp",
     "client_environment",
     "load_settings",
     "parse_bytes",

@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import random
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,11 +27,15 @@ from mooring.config import Settings, proxy_variables
 from mooring.errors import InvalidParameter, OfflineError, PermissionDenied, SourceError
 
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-TRANSIENT_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, ConnectionError)
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+"""What a request may raise; ``Backoff`` knows which of them may pass."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
 _PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# A certificate that does not verify, an answer that is not HTTP or a proxy that says no, a senseless address.
+_HOPELESS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientResponseError, aiohttp.InvalidURL)
 _CONNECT_SECONDS = 20.0
 _SILENCE_SECONDS = 60.0
 _READ_BUFFER = 1 << 20
@@ -137,7 +140,12 @@ class Egress:
         raise SourceError(f"{target.host} redirects in circles. Try another source.")
 
     def _next_hop(self, here: URL, location: str, headers: dict[str, str]) -> tuple[URL, dict[str, str]]:
-        there = self.check(here.join(URL(location, encoded=True)))
+        try:
+            there = self.check(here.join(URL(location, encoded=True)))
+        except ValueError as error:
+            raise SourceError(
+                f"{here.host} redirects to an address that is none. Try another source."
+            ) from error
         if here.scheme == "https" and there.scheme == "http" and not is_loopback(there.host or ""):
             raise SourceError(f"{here.host} redirects to an unencrypted address ({there.host}); refused.")
         if here.origin() != there.origin():
@@ -194,14 +202,13 @@ class Backoff:
     async def wait(self, error: BaseException | None = None, retry_after: float | None = None) -> bool:
         """Sleeps until the next try; False at once when there should be none.
 
-        A host that never answered is given up sooner; a certificate that does not verify, at once; and a
+        A host that never answered is given up sooner, an error that another try will not mend at once; and a
         server that asks for more than two minutes is not waited for.
         """
         self._failures += 1
         unreachable = isinstance(error, aiohttp.ClientConnectorError) and not self._reached
         limit = min(self.attempts, 3) if unreachable else self.attempts
-        hopeless = isinstance(error, aiohttp.ClientConnectorCertificateError)
-        if hopeless or self._failures >= limit or (retry_after or 0.0) > 120.0:
+        if isinstance(error, _HOPELESS) or self._failures >= limit or (retry_after or 0.0) > 120.0:
             return False
         pause = min(30.0, 0.25 * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         await asyncio.sleep(max(pause, retry_after or 0.0))
@@ -225,6 +232,8 @@ def explain(url: str | URL, problem: str | BaseException) -> str:
     host = URL(url).host or str(url)
     if isinstance(problem, aiohttp.ClientConnectorCertificateError):
         problem = "its TLS certificate does not verify. Set SSL_CERT_FILE if your network re-signs TLS"
+    elif isinstance(problem, aiohttp.ClientHttpProxyError):
+        problem = f"the proxy answered with status {problem.status}"
     elif isinstance(problem, aiohttp.ClientConnectorDNSError):
         problem = "the name cannot be resolved. Check the network connection"
     elif isinstance(problem, TimeoutError):
@@ -252,9 +261,13 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one that anybody on the internet would mean by it."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        ip = inner or ip
+        ip = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or _nat64(ip) or ip
     return ip.is_global and not ip.is_multicast
+
+
+def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address behind a translator's (RFC 6052 §2.1)."""
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
 
 
 def _parse(url: str | URL) -> URL:
@@ -280,9 +293,7 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 
 def _new_session(*, trust_env: bool, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        resolver=resolver, limit_per_host=64, ssl=_tls(), happy_eyeballs_delay=0.25
-    )
+    connector = aiohttp.TCPConnector(resolver=resolver, limit_per_host=64, happy_eyeballs_delay=0.25)
     return aiohttp.ClientSession(
         connector=connector,
         trust_env=trust_env,
@@ -295,13 +306,8 @@ def _new_session(*, trust_env: bool, resolver: AbstractResolver | None) -> aioht
     )
 
 
-def _tls() -> ssl.SSLContext:
-    """The system's certificates; SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's own variables."""
-    return ssl.create_default_context()
-
-
 __all__ = [
-    "TRANSIENT_ERRORS",
+    "NETWORK_ERRORS",
     "TRANSIENT_STATUS",
     "Backoff",
     "Egress",

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from mooring.config import DeploymentSettings, Settings, load_settings
+from mooring.config import DeploymentSettings, Settings, calm_openmp, load_settings
 from mooring.engines.base import Prepared
 from mooring.engines.registry import get_engine
 from mooring.errors import Conflict, InvalidParameter, ModelNotFound
@@ -114,6 +114,7 @@ class LLM:
         offline: bool | None = None,
         progress: ProgressFn = ignore_progress,
     ) -> None:
+        calm_openmp()  # before llama.cpp's library loads
         from mooring.cluster.hardware import read_machine
         from mooring.cluster.planning import plan_worker
         from mooring.engines.llamacpp.server import load

@@ -28,7 +28,7 @@ async def test_loading_reports_until_success_and_ps_shows_the_worker(tmp_path: P
         assert reported[-1] == {"status": "success"}
         worker = (await (await client.get("/admin/v1/workers")).json())["data"][0]
         assert (worker["model"], worker["state"], worker["active"]) == ("tiny:latest", "ready", 0)
-        assert worker["expires_at"] - worker["loaded_at"] > 3500
+        assert worker["expires_at"] - worker["loaded_at"] > 3_500_000
         assert worker["memory_bytes"] > 0
         assert await (await client.get(f"/admin/v1/workers/{worker['id']}/logs")).text()
         await client.post("/admin/v1/models/unload", json={"model": "tiny"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import socket
 import threading
 from pathlib import Path
@@ -23,8 +24,6 @@ def _engines_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def findings(mooring: CommandLine, check: str) -> list[dict[str, str]]:
     result = mooring("doctor", "--offline", "--json")
-    import json
-
     return [finding for finding in json.loads(result.stdout)["findings"] if finding["check"] == check]
 
 

@@ -65,7 +65,9 @@ def test_an_unknown_model_shows_the_nearest(served: CommandLine) -> None:
     assert served("logs", "tinny").exit_code == ExitCode.NOT_FOUND
 
 
-def test_a_server_that_is_named_is_asked_without_a_home(server: RunningServer, tmp_path: Path) -> None:
+def test_a_server_that_is_named_is_asked_without_a_home(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = read_server_file(server.home / "server.json")
     assert token is not None
     environment = {**os.environ, "MOORING_API_KEY": token.token}
@@ -145,20 +147,20 @@ def test_stop_server_drains_and_ends_it(stocked: CommandLine) -> None:
 
 def test_a_busy_port_says_who_has_it_and_what_to_do(mooring: CommandLine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        result = mooring("serve", "--port", str(port))
-    assert result.exit_code == ExitCode.FAILURE
-    assert str(port) in result.stderr
-    assert str(os.getpid()) in result.stderr
-    assert "--port" in result.stderr
+        port = str(taken.getsockname()[1])
+        done = process(mooring.home, "serve", "--port", port)
+    assert done.returncode == ExitCode.FAILURE
+    assert port in done.stderr
+    assert str(os.getpid()) in done.stderr
+    assert "--port" in done.stderr
 
 
 def test_a_second_server_of_a_home_is_pointed_to_the_first(
     served: CommandLine, server: RunningServer
 ) -> None:
-    result = served("serve", "--port", server.url.rpartition(":")[2])
-    assert server.url in result.stderr
-    assert "mooring stop --server" in result.stderr
+    done = process(served.home, "serve", "--port", server.url.rpartition(":")[2])
+    assert server.url in done.stderr
+    assert "mooring stop --server" in done.stderr
 
 
 def test_options_for_models_need_a_model(mooring: CommandLine) -> None:
@@ -173,6 +175,12 @@ def test_a_served_model_is_loaded_without_being_asked(stocked: CommandLine) -> N
         while not (workers := stocked.json("ps")) or workers[0]["state"] != "ready":
             assert time.monotonic() < deadline
     assert (workers[0]["context"], workers[0]["slots"]) == (128, 3)
+
+
+def process(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "mooring", "--home", str(home), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def wait_until_gone(pid: int) -> None:

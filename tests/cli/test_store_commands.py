@@ -124,9 +124,10 @@ def test_a_cut_bundle_is_refused_in_words(stocked: CommandLine, tmp_path: Path) 
 
 
 def test_fit_tells_what_a_model_needs(stocked: CommandLine) -> None:
+    (stocked.home / "mooring.yaml").unlink()
     assert "fits" in stocked("fit", "tiny").stdout
-    small, large = stocked.json("fit", "tiny", "--ctx", "64"), stocked.json("fit", "tiny", "--ctx", "128")
-    assert 0 < small["kv_cache"] < large["kv_cache"]
+    one, four = (stocked.json("fit", "tiny", "--ctx", "256", "--slots", slots) for slots in ("1", "4"))
+    assert 0 < one["kv_cache"] < four["kv_cache"]
 
 
 def test_fit_of_a_catalogue_model_goes_by_its_size(mooring: CommandLine) -> None:

@@ -39,7 +39,7 @@ def fake_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServe
     home = tmp_path_factory.mktemp("fake-chat")
     fake_home(home, "tiny")
     (home / "mooring.yaml").write_text(
-        "deployments:\n  tiny: {engine: fake, context: 4096, slots: 2, options: {token_delay: 0.02}}\n"
+        "deployments:\n  tiny: {engine: fake, context: 256, slots: 2, options: {token_delay: 0.02}}\n"
     )
     with mooring_serve(home) as server:
         yield server

@@ -56,6 +56,12 @@ def test_a_source_in_place_of_a_name_is_told_how_to_pull_it(scheme: str) -> None
         ModelName.parse(f"{scheme}:org/repo")
 
 
+@pytest.mark.parametrize("text", ["hf", "library/ollama:x", "HTTP:8080/team/model"])
+def test_no_model_can_take_the_word_of_a_source(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="source"):
+        ModelName.parse(text)
+
+
 @given(st.text(max_size=40))
 def test_whatever_parses_stays_inside_the_manifests_folder(text: str) -> None:
     try:

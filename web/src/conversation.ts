@@ -138,6 +138,7 @@ export class Conversation {
 
   #fail(error: unknown, turn: Turn, answer: Answer, view: AnswerView): void {
     this.#failed = { view, answer };
+    this.events.announce("");
     view.fail(answer, describeError(error, turn.t), () => void this.retry());
     if (error instanceof ApiError && error.status === 401) this.events.keyNeeded();
   }

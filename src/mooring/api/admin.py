@@ -113,10 +113,14 @@ def _worker(services: Services, deployment: Deployment, replica: Replica) -> dic
         "predicted_bytes": replica.predicted_bytes,
         "progress": replica.progress,
         "load_seconds": round(replica.load_seconds, 3),
-        "loaded_at": replica.loaded_at,
-        "expires_at": replica.expires_at,
+        "loaded_at": _ms(replica.loaded_at),
+        "expires_at": _ms(replica.expires_at),
         "last_error": deployment.last_error,
     }
+
+
+def _ms(seconds: float | None) -> int | None:
+    return round(seconds * 1000) if seconds is not None else None
 
 
 @router.get("/workers/{worker_id}/logs", summary="The last lines of one worker's log.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import time
@@ -59,6 +60,7 @@ async def open_services(
         egress = await stack.enter_async_context(Egress(settings, public_only=True))
         proxy = await stack.enter_async_context(Proxy())
         store, metrics = ModelStore(settings.store_dir), Metrics()
+        await asyncio.to_thread(store.prune)
         launcher = launcher or LocalLauncher(settings.logs_dir, settings.load_timeout)
         controller = Controller(settings, store, launcher, metrics)
         stack.push_async_callback(controller.close)

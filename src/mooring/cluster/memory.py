@@ -1,189 +1,253 @@
-"""How much memory a model will take, before it is loaded.
-
-The terms are those that llama.cpp allocates (its log names them), with the parameters of
-``engines/llamacpp/params.py``; bench/memory.py compares them with the resident size of a real worker.
-All sizes are bytes.
-"""
+"""Fitting a model into this machine: which context, how many slots, how many layers on a GPU."""
 
 from __future__ import annotations
 
-import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from mooring.types import Capability, ModelInfo
+from mooring.cluster.footprint import MemoryEstimate, embeds, estimate, kv_cache_bytes
+from mooring.cluster.hardware import GPU, Machine, can_offload
+from mooring.errors import InvalidParameter, ModelTooLarge
+from mooring.types import ModelInfo
 
-MIB = 1024 * 1024
-# llama.cpp rounds a slot's KV cells up to this (llama_context: n_ctx_seq).
-_KV_PADDING = 256
-# n_ubatch of a generating worker: tokens of one pass through the graph.
-_UBATCH = 512
-_F16, _F32 = 2, 4
-# A worker with a model of no size, measured: Python, the worker's modules, llama.cpp's code and its server.
-_WORKER = 33 * MIB
-# Per token of the vocabulary, measured: the piece and its reverse look-up; where pieces come of merges (BPE),
-# the table of merges too (llama_vocab).
-_PER_TOKEN, _PER_MERGE = 150, 340
-# Per slot and token of the vocabulary: a row of logits and the sampler's candidates, measured.
-_SAMPLING = 20
-# Vocabularies up to this size are SentencePiece's, as are Gemma's; larger ones are byte-pair encodings.
-_SENTENCEPIECE_VOCABULARY = 32768
-# A CUDA context and its cuBLAS work space on one GPU; from llama.cpp's experience, not run here.
-_GPU_RUNTIME = 512 * MIB
-# Layers in a period whose last alone attends to everything; the others keep a sliding window (llama.cpp: n_swa).
-_WINDOW_PERIODS = {
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "cohere2": 4,
-    "gpt-oss": 2,
-    "exaone4": 4,
-    "olmo2": 4,
-}
-# Quantisations that ggml copies into an interleaved layout for the CPU's wide instructions, and the part of a
-# model's blocks that is so: the mapped file stays, so these weights count twice (ggml-cpu/repack.cpp).
-_REPACKED_X86 = {"Q4_0": 1.0, "IQ4_NL": 1.0, "MXFP4": 1.0, "Q4_K_S": 0.95, "Q4_K_M": 0.75, "Q3_K_M": 0.2}
-_REPACKED_ARM = {
-    **_REPACKED_X86,
-    "Q8_0": 1.0,
-    "Q6_K": 1.0,
-    "Q4_K_S": 1.0,
-    "Q4_K_M": 1.0,
-    "Q5_K_M": 1.0,
-    "Q5_K_S": 1.0,
-}
+__all__ = ["LoadPlan", "MemoryEstimate", "estimate", "plan"]
+
+GIB = 1024**3
+# What a model gets when nobody says: tokens per slot, and the fewest that are worth loading it for.
+_DEFAULT_CONTEXT = 8192
+_DEFAULT_EMBEDDING_CONTEXT = 2048
+_LEAST_CONTEXT = 512
+_SLOTS = (4, 2, 1)
+# Slots beyond the first may together hold this much of the budget as KV cache.
+_KV_SHARE = 0.25
+# Of what is free; the rest is the predictor's error and the system's breath.
+_USABLE = 0.95
+# Bits per weight of the usual quantisations (llama.cpp's quantize README).
+_BITS = {"Q8_0": 8.5, "Q4_K_M": 4.85, "Q3_K_M": 3.9, "Q2_K": 3.35}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryEstimate:
-    """Bytes in RAM, and ``vram`` on the GPUs. ``runtime``: the process, its vocabulary and its sampling."""
+class LoadPlan:
+    """What to load a model with. ``context``: tokens per slot; ``reasons`` say how each choice came about."""
 
-    weights: int
-    kv_cache: int
-    compute: int
-    runtime: int
-    vram: int = 0
+    context: int
+    slots: int
+    threads: int
+    gpu_layers: int
+    estimate: MemoryEstimate
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """One model on one machine, with what the user fixed; None is free to choose."""
+
+    info: ModelInfo
+    context: int | None
+    slots: int | None
+    gpu_layers: int | None
+    ram: int
+    gpus: tuple[GPU, ...]
+    extra_weights: int
 
     @property
-    def ram_total(self) -> int:
-        return self.weights + self.kv_cache + self.compute + self.runtime
+    def unified(self) -> bool:
+        return any(gpu.unified for gpu in self.gpus)
 
     @property
-    def vram_total(self) -> int:
-        return self.vram
+    def vram(self) -> int:
+        return int(_USABLE * sum(gpu.free for gpu in self.gpus))
+
+    @property
+    def all_layers(self) -> int:
+        return self.info.block_count + 1
+
+    def estimate(self, context: int, slots: int, gpu_layers: int) -> MemoryEstimate:
+        return estimate(
+            self.info,
+            context=context,
+            slots=slots,
+            gpu_layers=gpu_layers,
+            extra_weights=self.extra_weights,
+            unified=self.unified,
+        )
 
 
-def estimate(
+def plan(
     info: ModelInfo,
+    machine: Machine,
     *,
-    context: int,
-    slots: int,
-    gpu_layers: int = 0,
+    engine: str,
+    context: int | None = None,
+    slots: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    budget: int | None = None,
     extra_weights: int = 0,
-    unified: bool = False,
-) -> MemoryEstimate:
-    """What a worker takes that serves ``slots`` sequences of ``context`` tokens.
+) -> LoadPlan:
+    """Choose what is not given: a context up to the model's (8192, an embedding model's 2048), one to four
+    slots, all physical cores, as many layers on the GPUs as fit.
 
-    ``extra_weights``: files beside the model's own (projector, adapters). ``gpu_layers``: 0 to
-    ``block_count`` + 1, the output layer being the last, as llama.cpp counts. ``unified``: the GPU's memory
-    is RAM (Apple), so that all of it counts there. The split over a GPU is by formula and was not run.
+    ``budget``: bytes of RAM that may be used (None: what is free). Raises ModelTooLarge with the numbers and
+    with what would fit; InvalidParameter for a context beyond the model's, or GPU layers without a GPU.
     """
-    layers = max(1, info.block_count)
-    on_gpu = min(gpu_layers, layers) / layers
-    tables = _table_bytes(info)
-    blocks = max(0, info.weights_bytes - tables)
-    kv = kv_cache_bytes(info, context, slots)
-    compute = compute_bytes(info, context) + _embedding_output(info, context)
-    runtime = _WORKER + _vocabulary_bytes(info, slots)
-    weights = info.weights_bytes + extra_weights
-    if not gpu_layers or unified:
-        weights += 0 if gpu_layers else int(blocks * _repacked_part(info))
-        return MemoryEstimate(weights=weights, kv_cache=kv, compute=compute, runtime=runtime)
-    head = tables // 2 if gpu_layers > layers else 0
-    moved = int(blocks * on_gpu) + head
-    kv_moved = int(kv * on_gpu)
-    repacked = int(blocks * (1 - on_gpu) * _repacked_part(info))
-    return MemoryEstimate(
-        weights=weights - moved + repacked,
-        kv_cache=kv - kv_moved,
-        compute=compute,
-        runtime=runtime,
-        vram=moved + kv_moved + compute + _GPU_RUNTIME,
+    wish = _Wish(
+        info=info,
+        context=context,
+        slots=slots,
+        gpu_layers=gpu_layers,
+        ram=machine.ram_available if budget is None else budget,
+        gpus=_usable_gpus(machine, engine, gpu_layers),
+        extra_weights=extra_weights,
+    )
+    _check(wish)
+    chosen = _choose(wish)
+    if chosen is None:
+        raise ModelTooLarge(_explain(wish), param="model")
+    found_context, found_slots, found_layers, found = chosen
+    return LoadPlan(
+        context=found_context,
+        slots=found_slots,
+        threads=threads or machine.cores_physical,
+        gpu_layers=found_layers,
+        estimate=found,
+        reasons=_reasons(wish, machine, found_context, found_slots, threads, found_layers),
     )
 
 
-def kv_cache_bytes(info: ModelInfo, context: int, slots: int) -> int:
-    """Keys and values in float16: cells × layers × KV heads × (key + value length) × 2 (llama_kv_cache).
-
-    A layer with a sliding window keeps the window and one batch instead of the whole context.
-    """
-    per_cell = info.head_count_kv * (info.key_length + info.value_length) * _F16
-    cells = _padded(context)
-    period = _WINDOW_PERIODS.get(info.architecture, 1) if info.sliding_window else 1
-    whole = info.kv_layers // period if period > 1 else info.kv_layers
-    window = min(cells, _padded(info.sliding_window + _UBATCH))
-    return slots * per_cell * (whole * cells + (info.kv_layers - whole) * window)
+def _usable_gpus(machine: Machine, engine: str, gpu_layers: int | None) -> tuple[GPU, ...]:
+    if not machine.gpus or engine != "llamacpp" or gpu_layers == 0 or not can_offload():
+        return ()
+    return machine.gpus
 
 
-def compute_bytes(info: ModelInfo, context: int) -> int:
-    """The graph's buffer (``compute buffer size`` in the log) for one batch of tokens, with flash attention.
+def _check(wish: _Wish) -> None:
+    longest = wish.info.context_length
+    if wish.context is not None and longest and wish.context > longest:
+        raise InvalidParameter(
+            "context", f"{wish.context} tokens are more than the model's {longest}; ask for fewer"
+        )
+    if wish.gpu_layers and not wish.gpus:
+        raise InvalidParameter(
+            "gpu_layers",
+            "there is no GPU here that the installed engine can use. Leave it out to run on the CPU, or install "
+            "the build of xllamacpp for your GPU; `mooring doctor` shows what is found",
+        )
 
-    Per token in float32, a decoder holds gate, up and their product beside five vectors of the residual
-    stream's width, an encoder two of the inner width beside one; plus the float16 mask of (context, batch).
-    """
-    tokens = batch_tokens(info, context)
-    wide = max(info.embedding_length, info.head_count * info.key_length)
-    if info.causal:
-        per_token, mask = 3 * max(info.feed_forward_length, wide) + 5 * wide, _padded(context)
+
+def _choose(wish: _Wish) -> tuple[int, int, int, MemoryEstimate] | None:
+    """(context, slots, GPU layers, estimate): the largest that fits whole on the GPUs, else at all."""
+    candidates = list(_candidates(wish))
+    if wish.gpus and wish.gpu_layers is None:
+        for context, slots in candidates:
+            found = wish.estimate(context, slots, wish.all_layers)
+            if _fits(wish, found):
+                return context, slots, wish.all_layers, found
+    for context, slots in candidates:
+        layers = _gpu_layers(wish, context, slots)
+        found = wish.estimate(context, slots, layers)
+        if _fits(wish, found):
+            return context, slots, layers, found
+    return None
+
+
+def _candidates(wish: _Wish) -> Iterator[tuple[int, int]]:
+    """(context, slots), best first: the context is kept longer than the slots."""
+    for context in (wish.context,) if wish.context is not None else _contexts(wish.info):
+        for slots in (wish.slots,) if wish.slots is not None else _SLOTS:
+            modest = kv_cache_bytes(wish.info, context, slots) <= _KV_SHARE * wish.ram
+            if wish.slots is not None or slots == 1 or modest:
+                yield context, slots
+
+
+def _contexts(info: ModelInfo) -> Iterator[int]:
+    context = _DEFAULT_EMBEDDING_CONTEXT if embeds(info) else _DEFAULT_CONTEXT
+    context = min(context, info.context_length or context)
+    yield context
+    while context // 2 >= _LEAST_CONTEXT:
+        context //= 2
+        yield context
+
+
+def _gpu_layers(wish: _Wish, context: int, slots: int) -> int:
+    if wish.gpu_layers is not None or not wish.gpus:
+        return wish.gpu_layers or 0
+    fitting = (n for n in range(wish.all_layers, 0, -1) if _fits_gpu(wish, wish.estimate(context, slots, n)))
+    return next(fitting, 0)
+
+
+def _fits(wish: _Wish, found: MemoryEstimate) -> bool:
+    return found.ram_total <= _USABLE * wish.ram and _fits_gpu(wish, found)
+
+
+def _fits_gpu(wish: _Wish, found: MemoryEstimate) -> bool:
+    return (found.ram_total if wish.unified else found.vram_total) <= wish.vram if wish.gpus else True
+
+
+def _reasons(
+    wish: _Wish, machine: Machine, context: int, slots: int, threads: int | None, gpu_layers: int
+) -> list[str]:
+    best = next(_contexts(wish.info))
+    reasons = []
+    if wish.context is not None:
+        reasons.append(f"context {context}: as asked")
+    elif context == best:
+        longest = wish.info.context_length
+        reasons.append(
+            f"context {context}: " + ("the model's" if context == longest else "enough for most uses")
+        )
     else:
-        per_token, mask = max(2 * info.feed_forward_length + wide, 6 * wide), tokens
-    return tokens * (per_token * _F32 + mask * _F16)
-
-
-def batch_tokens(info: ModelInfo, context: int) -> int:
-    """Tokens of one pass: an embedding worker reads a whole text at once (params.py: n_ubatch = context)."""
-    return max(32, context) if embeds(info) else min(_UBATCH, _padded(context))
-
-
-def embeds(info: ModelInfo) -> bool:
-    return bool(info.capabilities & {Capability.EMBEDDING, Capability.RERANK})
-
-
-def _embedding_output(info: ModelInfo, context: int) -> int:
-    """When embedding, every token is an output, and llama.cpp then reserves a row of logits for each."""
-    return (
-        batch_tokens(info, context) * (info.vocab_size + info.embedding_length) * _F32 if embeds(info) else 0
+        more = wish.estimate(best, slots, gpu_layers).ram_total
+        reasons.append(f"context {context}: {best} would need {_gib(more)} of {_gib(wish.ram)}")
+    if wish.slots is not None:
+        reasons.append(f"slots {slots}: as asked")
+    else:
+        reasons.append(
+            f"slots {slots}: " + ("the most by default" if slots == _SLOTS[0] else "memory for no more")
+        )
+    reasons.append(
+        f"threads {threads or machine.cores_physical}: " + ("as asked" if threads else "physical cores")
     )
+    if wish.gpus:
+        asked = ", as asked" if wish.gpu_layers is not None else ""
+        reasons.append(f"GPU: {gpu_layers} of {wish.all_layers} layers{asked}")
+    elif machine.gpus:
+        reasons.append(
+            f"GPU: not used; {'as asked' if wish.gpu_layers == 0 else 'the engine was built without it'}"
+        )
+    return reasons
 
 
-def _vocabulary_bytes(info: ModelInfo, slots: int) -> int:
-    if not info.causal:
-        return info.vocab_size * _PER_TOKEN
-    merged = info.vocab_size > _SENTENCEPIECE_VOCABULARY and not info.architecture.startswith("gemma")
-    sampling = 0 if embeds(info) else slots * _SAMPLING
-    return info.vocab_size * (_PER_TOKEN + (_PER_MERGE if merged else 0) + sampling)
+def _explain(wish: _Wish) -> str:
+    """The smallest that was tried, what there is, and what would fit."""
+    context, slots = list(_candidates(wish))[-1]
+    least = wish.estimate(context, slots, _gpu_layers(wish, context, slots))
+    shape = f"context {context} and {slots} slot{'s' if slots > 1 else ''}"
+    message = f"The model needs {_gib(least.ram_total)} of memory with {shape}"
+    if least.vram_total:
+        message += f" (and {_gib(least.vram_total)} on the GPU, where {_gib(wish.vram)} can be used)"
+    usable = _gib(int(_USABLE * wish.ram))
+    return f"{message}, but only {usable} can be used. {_what_would_fit(wish)}"
 
 
-def _table_bytes(info: ModelInfo) -> int:
-    """The token embeddings and the output head where there is one: what is not in the blocks."""
-    if not info.parameters:
-        return 0
-    rows = info.vocab_size * info.embedding_length
-    bytes_each = info.weights_bytes / info.parameters
-    return int(min(info.weights_bytes, rows * bytes_each * (1 if _is_tied(info, rows) else 2)))
+def _what_would_fit(wish: _Wish) -> str:
+    free = _choose(replace(wish, context=None, slots=None, gpu_layers=None))
+    if free is not None:
+        context, slots, _, found = free
+        return (
+            f"It would fit with context {context} and {slots} slots ({_gib(found.ram_total)}): ask for less."
+        )
+    for label, bits in _BITS.items():
+        weights = int(wish.info.parameters * bits / 8)
+        smaller = replace(wish.info, weights_bytes=weights, quantization=label)
+        if 0 < weights < wish.info.weights_bytes:
+            found_smaller = _choose(replace(wish, info=smaller, context=None, slots=None, gpu_layers=None))
+            if found_smaller is not None:
+                return (
+                    f"Its {label} quantisation would fit ({_gib(found_smaller[3].ram_total)}): pull that one."
+                )
+    return "Stop other programs or models (`mooring ps`), or choose a smaller model."
 
 
-def _is_tied(info: ModelInfo, rows: int) -> bool:
-    """Whether embeddings and head are one table: the parameters of dense blocks leave room for one only."""
-    kv = info.head_count_kv * (info.key_length + info.value_length)
-    attention = info.embedding_length * (2 * info.head_count * info.key_length + kv)
-    blocks = info.block_count * (attention + 3 * info.embedding_length * info.feed_forward_length)
-    return info.parameters - blocks < 1.5 * rows
-
-
-def _repacked_part(info: ModelInfo) -> float:
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return (_REPACKED_ARM if arm else _REPACKED_X86).get(info.quantization, 0.0)
-
-
-def _padded(tokens: int) -> int:
-    return -(-tokens // _KV_PADDING) * _KV_PADDING
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

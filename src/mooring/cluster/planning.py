@@ -47,15 +47,17 @@ def plan_worker(model: Model, wish: DeploymentSettings, context: int, budget: in
     Raises ModelTooLarge with the numbers, UnsupportedCapability when no engine runs this format.
     """
     engine = engine_for(wish, model)
+    own = model.parameters  # what a Modelfile asks for, where the deployment does not
     chosen = plan(
         model.info,
         read_machine(None),
         engine=engine.name,
-        context=max(context, wish.context or 0) or None,
+        context=max(context, wish.context or own.get("num_ctx", 0)) or None,
         slots=wish.slots,
-        threads=wish.threads,
-        gpu_layers=wish.gpu_layers,
+        threads=wish.threads or own.get("num_thread"),
+        gpu_layers=own.get("num_gpu") if wish.gpu_layers is None else wish.gpu_layers,
         budget=budget,
+        extra_weights=sum(file.size for file in (model.projector, *model.adapters) if file is not None),
     )
     capabilities = model.capabilities & engine.capabilities
     spec = WorkerSpec(
@@ -71,6 +73,7 @@ def plan_worker(model: Model, wish: DeploymentSettings, context: int, budget: in
         threads=chosen.threads,
         gpu_layers=chosen.gpu_layers,
         pooling=model.info.pooling,
+        chat_template=model.info.chat_template if model.template else "",
         options=wish.options,
         api_key=secrets.token_urlsafe(24),
     )

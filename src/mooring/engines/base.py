@@ -31,6 +31,7 @@ class WorkerSpec:
     threads: int
     gpu_layers: int = 0
     pooling: str = ""
+    chat_template: str = ""
     projector: Path | None = None
     adapters: tuple[Path, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)

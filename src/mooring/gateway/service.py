@@ -22,6 +22,7 @@ from mooring.errors import BadRequest, InvalidParameter, MooringError
 from mooring.gateway import fanout
 from mooring.gateway.answer import Answer
 from mooring.gateway.auth import Caller
+from mooring.gateway.defaults import apply_defaults
 from mooring.gateway.dispatch import Dispatcher, Lease
 from mooring.gateway.proxy import Proxy, WorkerGone
 from mooring.gateway.requests import LOCAL_FIELDS, CommonRequest, check_capability, validate
@@ -62,7 +63,10 @@ class Gateway:
             engine = engine_for(deployment.wish, entry)
             check_capability(endpoint, request, model, entry.capabilities & engine.capabilities)
             wish = _wish_of(request, headers)
-            if _canonicalise(body):
+            changed = _canonicalise(body)
+            if _generates(endpoint) and apply_defaults(body, entry):
+                changed = True
+            if changed:
                 raw = orjson.dumps(body)
             parts = fanout.split(body) if not engine.native_n and _generates(endpoint) else [body]
             if len(parts) == 1 and parts[0].keys() == body.keys():

@@ -282,7 +282,7 @@ class BlobStore:
         for path in self.folder.glob("*"):
             match = _BLOB_NAME.fullmatch(path.name)
             grace = _BLOB_GRACE if match else 0.0 if path.name.startswith(_NEW) else _PARTIAL_GRACE
-            if (match and f"sha256:{match[1]}" in keep) or now - path.stat().st_mtime < grace:
+            if (match and f"sha256:{match[1]}" in keep) or now - _modified(path, now) < grace:
                 continue
             if match:
                 freed += _remove(path)
@@ -298,6 +298,13 @@ class BlobStore:
             return _remove(path)
         finally:
             lock.release()
+
+
+def _modified(path: Path, default: float) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # just published by its writer
+        return default
 
 
 def _remove(path: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import tarfile
 import uuid
@@ -22,7 +23,7 @@ import msgspec
 from mooring.errors import DigestMismatch, InvalidModelFile, InvalidParameter, StoreError
 from mooring.modelstore.blobs import writing
 from mooring.modelstore.manifest import Digest, Manifest, Size
-from mooring.modelstore.model import Model, describe
+from mooring.modelstore.model import Model, describe, portable
 from mooring.modelstore.names import ModelName
 from mooring.modelstore.store import ModelStore
 from mooring.types import Progress, ProgressFn, ignore_progress
@@ -70,33 +71,34 @@ def export(
     """
     with contextlib.ExitStack() as held:
         entries: list[_Entry] = []
-        paths: dict[_Blob, Path] = {}
+        contents: dict[_Blob, Path | bytes] = {}
         for model in [store.get(name) for name in names]:
             held.enter_context(store.use(model))
             store.check(model, progress)
-            manifest = Manifest.from_bytes(raw := store.manifest(model.name))
-            if any(layer.reference for layer in manifest.layers):
-                raw = manifest.plain().to_bytes()
-            name = model.name
+            raw, config = portable(store.blobs, store.manifest(model.name))
+            manifest, name = Manifest.from_bytes(raw), model.name
             entries.append(_Entry(f"{name.host}/{name.namespace}/{name.model}:{name.tag}", raw.decode()))
-            for layer in (manifest.config, *manifest.layers):
-                reference = layer.reference
-                path = reference.path if reference else store.blobs.path(layer.digest)
-                paths.setdefault(_Blob(layer.digest, layer.size), path)
-        _write_bundle(out, entries, paths, progress)
+            contents.setdefault(_Blob(manifest.config.digest, manifest.config.size), config)
+            paths = {file.digest: file.path for file in model.files}
+            for layer in manifest.layers:
+                path = paths.get(layer.digest) or store.blobs.path(layer.digest)
+                contents.setdefault(_Blob(layer.digest, layer.size), path)
+        _write_bundle(out, entries, contents, progress)
 
 
-def _write_bundle(out: Path, entries: list[_Entry], paths: dict[_Blob, Path], progress: ProgressFn) -> None:
-    index = _Index(format=_FORMAT, version=_VERSION, models=entries, blobs=list(paths))
+def _write_bundle(
+    out: Path, entries: list[_Entry], contents: dict[_Blob, Path | bytes], progress: ProgressFn
+) -> None:
+    index = _Index(format=_FORMAT, version=_VERSION, models=entries, blobs=list(contents))
     data = msgspec.json.encode(index)
-    meter = _Meter("exporting", sum(blob.size for blob in paths), progress)
+    meter = _Meter("exporting", sum(blob.size for blob in contents), progress)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     with writing(out.parent):
         try:
             with partial.open("xb") as file:
                 file.write(_header(_INDEX, len(data)) + data + _padding(len(data)))
-                for blob, path in paths.items():
-                    _write_blob(file, blob, path, meter)
+                for blob, content in contents.items():
+                    _write_blob(file, blob, content, meter)
                 file.write(_END)
                 file.flush()
                 os.fsync(file.fileno())
@@ -109,16 +111,18 @@ def _write_bundle(out: Path, entries: list[_Entry], paths: dict[_Blob, Path], pr
             partial.unlink(missing_ok=True)
 
 
-def _write_blob(file: BinaryIO, blob: _Blob, path: Path, meter: _Meter) -> None:
+def _write_blob(file: BinaryIO, blob: _Blob, content: Path | bytes, meter: _Meter) -> None:
     file.write(_header(blob.member, blob.size))
     hasher = hashlib.sha256()
-    with path.open("rb") as source:
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
         while chunk := source.read(_CHUNK):
             hasher.update(chunk)
             file.write(chunk)
             meter.reach(meter.done + len(chunk))
     if f"sha256:{hasher.hexdigest()}" != blob.digest:
-        raise DigestMismatch(f"{path} is damaged: it is no longer what its name says. Pull its model again.")
+        raise DigestMismatch(
+            f"{content!s} is damaged: it is no longer what its name says. Pull its model again."
+        )
     file.write(_padding(blob.size))
 
 

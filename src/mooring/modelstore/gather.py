@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
-from mooring.egress import TRANSIENT_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
+from mooring.egress import NETWORK_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
 from mooring.errors import SourceError
 from mooring.modelstore.blobs import BlobStore, writing
 from mooring.modelstore.tasks import together
@@ -327,7 +327,7 @@ class Gathering:
             before = self._state.completed if self._state else 0
             try:
                 return await attempt()
-            except (_Passing, *TRANSIENT_ERRORS) as error:
+            except (_Passing, *NETWORK_ERRORS) as error:
                 if monotone and self._require_state().completed > before:
                     backoff.succeeded()
                 after = error.after if isinstance(error, _Passing) else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from mooring.errors import InvalidModelFile, StoreError
 from mooring.modelstore.blobs import BlobStore
@@ -114,6 +117,23 @@ def read_model(blobs: BlobStore, name: ModelName, raw: bytes, modified_at: int) 
     )
 
 
+def portable(blobs: BlobStore, raw: bytes) -> tuple[bytes, bytes]:
+    """The manifest ``raw`` and its config without what only means something on this machine: paths.
+
+    Raises InvalidModelFile, StoreError if the config is missing.
+    """
+    manifest = Manifest.from_bytes(raw)
+    config = _read(blobs, manifest.config)
+    read = ImageConfig.from_bytes(config)
+    local = read.mooring.source.startswith("file:")
+    if not local and all(layer.reference is None for layer in manifest.layers):
+        return raw, config
+    if local:
+        config = replace(read, mooring=replace(read.mooring, source="")).to_bytes()
+    stored = Layer(manifest.config.media_type, sha256_digest(config), len(config))
+    return replace(manifest.plain(), config=stored).to_bytes(), config
+
+
 def model_files(blobs: BlobStore, layers: list[Layer]) -> tuple[ModelFile, ...]:
     """The layers that are files, each under a name of its own.
 
@@ -161,7 +181,7 @@ def describe(blobs: BlobStore, layers: list[Layer]) -> ModelInfo:
             f"The model's file {error.filename} is missing; pull or add the model again."
         ) from error
     if any(file.role is FileRole.PROJECTOR for file in files):
-        return replace(info, capabilities=info.capabilities | {Capability.VISION})
+        return dataclasses.replace(info, capabilities=info.capabilities | {Capability.VISION})
     return info
 
 

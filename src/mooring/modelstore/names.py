@@ -70,7 +70,10 @@ class ModelName:
                     f"'{part}' cannot be the {kind} of a model name; use letters, digits, '-', '_' and '.' "
                     f"as in [host/][namespace/]model[:tag]",
                 )
-        return cls(host, namespace, model, tag)
+        name = cls(host, namespace, model, tag)
+        if (word := name.short.partition(":")[0]).lower() in SOURCE_SCHEMES:
+            raise InvalidParameter("model", f"'{word}' is the word for a source; choose another name")
+        return name
 
     @classmethod
     def from_path(cls, path: PurePath) -> ModelName:

@@ -15,7 +15,7 @@ import msgspec
 from yarl import URL
 
 from mooring.config import Settings
-from mooring.egress import TRANSIENT_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
+from mooring.egress import NETWORK_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
 from mooring.errors import InvalidParameter, SourceError
 from mooring.modelstore.gather import refusal
 from mooring.modelstore.manifest import ImageConfig, Layer, Manifest, sha256_digest
@@ -138,7 +138,7 @@ class _Pusher:
             after: float | None = None
             try:
                 status, after = await self._put(where, content)
-            except TRANSIENT_ERRORS as failure:
+            except NETWORK_ERRORS as failure:
                 status, error = 0, failure
             if status in (200, 201, 204):
                 return

@@ -13,7 +13,7 @@ from mooring.errors import ModelNotFound
 if TYPE_CHECKING:
     from mooring.cluster.hardware import Machine
     from mooring.cluster.memory import LoadPlan
-    from mooring.types import ModelInfo
+    from mooring.modelstore.catalogue import Entry
 
 
 def register(app: typer.Typer) -> None:
@@ -33,36 +33,57 @@ def fit(
     Prints how it would be loaded, by the same numbers that loading and eviction use. Exits with 5 if it cannot fit.
     """
     from mooring.cluster.hardware import read_machine
-    from mooring.cluster.memory import plan
+    from mooring.modelstore.catalogue import Catalogue
+    from mooring.modelstore.names import ModelName
 
     invocation = invocation_of(ctx)
-    name, info, is_stored = _info(invocation, model)
     machine = read_machine(invocation.settings().memory_limit)
-    planned = plan(info, machine, engine="llamacpp", context=context, slots=slots, gpu_layers=gpu_layers)
+    wish = {"context": context, "slots": slots, "gpu_layers": gpu_layers}
+    given = {name: value for name, value in wish.items() if value is not None}
+    try:
+        name, planned = _plan_stored(invocation, model, machine, given)
+        is_stored = True
+    except ModelNotFound:
+        entry = Catalogue.load().find(ModelName.parse(model))
+        if entry is None:
+            raise
+        name, planned, is_stored = entry.name.short, _plan_by_size(entry, machine, given), False
     if as_json:
         print_json(_as_json(name, planned, machine, is_stored))
     else:
         _print(name, planned, machine, is_stored)
 
 
-def _info(invocation: Invocation, text: str) -> tuple[str, ModelInfo, bool]:
-    """Name and figures of a stored model; of a catalogue model not here, its size alone (third value False)."""
+def _plan_stored(
+    invocation: Invocation, text: str, machine: Machine, wish: dict[str, int]
+) -> tuple[str, LoadPlan]:
+    """By the planner of the server, for its deployment of the model and the wish on top of it."""
     from mooring.cli.models import find_model
-    from mooring.modelstore.catalogue import Catalogue
-    from mooring.modelstore.names import ModelName
+    from mooring.cluster.planning import plan_worker
+    from mooring.config import DeploymentSettings
+
+    model = find_model(invocation.store(), text)
+    deployed = invocation.settings().deployments.get(model.name.short, DeploymentSettings())
+    planned = plan_worker(model, deployed.model_copy(update=wish), 0, machine.ram_available)
+    return model.name.short, planned.plan
+
+
+def _plan_by_size(entry: Entry, machine: Machine, wish: dict[str, int]) -> LoadPlan:
+    """Of a model that is not here only the size of its weights is known."""
+    from mooring.cluster.memory import plan
     from mooring.types import ModelFormat, ModelInfo
 
-    try:
-        found = find_model(invocation.store(), text)
-        return found.name.short, found.info, True
-    except ModelNotFound:
-        entry = Catalogue.load().find(ModelName.parse(text))
-        if entry is None:
-            raise
     guess = ModelInfo(
         format=ModelFormat.GGUF, architecture="", capabilities=entry.capabilities, weights_bytes=entry.size
     )
-    return entry.name.short, guess, False
+    return plan(
+        guess,
+        machine,
+        engine="llamacpp",
+        context=wish.get("context"),
+        slots=wish.get("slots"),
+        gpu_layers=wish.get("gpu_layers"),
+    )
 
 
 def _as_json(name: str, planned: LoadPlan, machine: Machine, is_stored: bool) -> dict[str, Any]:
@@ -89,30 +110,23 @@ def _as_json(name: str, planned: LoadPlan, machine: Machine, is_stored: bool) ->
 
 def _print(name: str, planned: LoadPlan, machine: Machine, is_stored: bool) -> None:
     estimate = planned.estimate
-    print_line(
-        f"{name} fits: {format_memory(estimate.ram_total)} of {format_memory(machine.ram_available)} free RAM"
-    )
+    least = "" if is_stored else "at least "
+    needs, free = format_memory(estimate.ram_total), format_memory(machine.ram_available)
+    print_line(f"{name} fits: it needs {least}{needs} of {free} free memory")
     print_fields(
         [
             ("weights", format_memory(estimate.weights)),
             ("KV cache", format_memory(estimate.kv_cache) if is_stored else "not known before it is pulled"),
-            ("compute buffers", format_memory(estimate.compute)),
+            ("compute", format_memory(estimate.compute)),
             ("runtime", format_memory(estimate.runtime)),
             ("on the GPU", format_memory(estimate.vram_total) if estimate.vram_total else ""),
         ]
     )
-    print_line("It would be loaded with")
-    print_fields(
-        [
-            ("context", f"{planned.context:,} tokens per slot" if is_stored else ""),
-            ("slots", str(planned.slots)),
-            ("threads", str(planned.threads)),
-            ("GPU layers", str(planned.gpu_layers)),
-        ]
-    )
-    for reason in planned.reasons:
-        print_line(f"  - {reason}")
     if not is_stored:
         print_line(
             f"It is not here yet, so this is by its download size alone. Fetch it: mooring pull {name}"
         )
+        return
+    print_line("It would be loaded with")
+    for reason in planned.reasons:
+        print_line(f"  {reason}")

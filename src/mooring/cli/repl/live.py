@@ -9,7 +9,6 @@ from mooring.cli.invocation import Invocation
 from mooring.cli.models import find_or_fetch, model_fields
 from mooring.cli.progress import show_progress
 from mooring.cli.repl.backend import ModelCard, ServerBackend
-from mooring.cli.repl.parameters import known_parameters
 from mooring.cli.repl.session import require_talker
 from mooring.cli.server import Connection
 from mooring.errors import MooringError
@@ -50,9 +49,8 @@ class LiveBackend(ServerBackend):
         return card
 
     def load_prepared(self, card: ModelCard) -> None:
-        context = self._context or known_parameters(card.parameters).get("context")
         with show_progress(as_json=False, in_bytes=False) as progress:
-            self.load_model(card.name, progress, keep_alive=self._keep_alive, context=context)
+            self.load_model(card.name, progress, keep_alive=self._keep_alive, context=self._context)
 
     def _local_card(self, model: str) -> ModelCard:
         settings = self._invocation.settings(offline=self._offline or None)

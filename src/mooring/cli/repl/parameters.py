@@ -1,9 +1,9 @@
-"""The parameters that ``/set parameter`` and ``PARAMETER`` of a Modelfile name, in the words of the API."""
+"""The parameters that ``/set parameter`` takes (a Modelfile's names among them), in the words of the API."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mooring.errors import InvalidParameter
@@ -47,8 +47,3 @@ def read_parameter(name: str, text: str) -> tuple[str, Any]:
         raise InvalidParameter(
             name, f"'{text}' is no value for it; write for example {parameter.example}"
         ) from None
-
-
-def known_parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's own parameters (from its Modelfile) in the words of the API; those for other programs are left out."""
-    return {PARAMETERS[name].wire: value for name, value in stored.items() if name in PARAMETERS}

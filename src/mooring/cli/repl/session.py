@@ -11,13 +11,13 @@ from typing import Any
 
 from mooring.cli.repl.backend import Backend, ModelCard, Piece, Request, Stopwatch
 from mooring.cli.repl.images import attach_images
-from mooring.cli.repl.parameters import known_parameters, read_parameter
+from mooring.cli.repl.parameters import read_parameter
 from mooring.errors import InvalidParameter, UnsupportedCapability
 
 
 @dataclass(kw_only=True)
 class Talk:
-    """One conversation with one model at a time.
+    """One conversation with one model at a time. What is not set here, the server takes from the model's own.
 
     ``parameters`` are in the words of the API, ``response_format`` is OpenAI's field; ``stats`` are the figures
     of the last answer.
@@ -43,13 +43,8 @@ class Talk:
         Raises MooringError.
         """
         question = {"role": "user", "content": attach_images(self.card.name, self.card.capabilities, text)}
-        own = known_parameters(self.card.parameters)
-        context = self.context or own.pop("context", None)
         request = Request(
-            model=self.card.name,
-            body={**own, **self._body(question)},
-            context=context,
-            keep_alive=self.keep_alive,
+            model=self.card.name, body=self._body(question), context=self.context, keep_alive=self.keep_alive
         )
         watch, answer = Stopwatch(), ""
         self.usage, self.finish_reason = None, ""
@@ -73,8 +68,7 @@ class Talk:
             body["response_format"] = self.response_format
         if "chat" not in self.card.capabilities:
             return {**body, "prompt": self._plain_prompt(question)}
-        words = self.system or self.card.system
-        system = [{"role": "system", "content": words}] if words else []
+        system = [{"role": "system", "content": self.system}] if self.system else []
         return {**body, "messages": [*system, *self.messages, question]}
 
     def _plain_prompt(self, question: dict[str, Any]) -> str:

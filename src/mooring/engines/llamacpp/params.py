@@ -53,6 +53,8 @@ def build_params(spec: WorkerSpec) -> Any:
     if spec.projector is not None:
         params.mmproj.path = str(spec.projector)
     params.lora_adapters = [xlc.CommonAdapterLoraInfo(str(path), 1.0) for path in spec.adapters]
+    if spec.chat_template:
+        params.chat_template = spec.chat_template
     params.fit_params = False  # the memory model has decided
     params.n_ctx = spec.context * spec.slots
     params.n_parallel = spec.slots

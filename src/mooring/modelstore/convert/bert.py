@@ -233,7 +233,7 @@ def _read_safetensors(folder: Path) -> Iterator[tuple[str, np.ndarray[Any, np.dt
             tensors = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
         except SafetensorError as error:
             raise InvalidModelFile(f"{file} is damaged ({error}). Download the model again.") from error
-        for name, tensor in tensors:
+        for name, tensor in sorted(tensors, key=lambda item: str(item[0])):  # the same digest every time
             yield name, _as_float32(file, name, tensor)
 
 

@@ -12,7 +12,7 @@ import orjson
 from yarl import URL
 
 from mooring.config import Settings
-from mooring.egress import TRANSIENT_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
+from mooring.egress import NETWORK_ERRORS, TRANSIENT_STATUS, Backoff, Egress, explain, retry_after
 from mooring.errors import SourceError
 from mooring.modelstore.gather import RemoteFile, refusal
 from mooring.modelstore.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
@@ -118,7 +118,7 @@ async def call(
                         if len(body) > _ANSWER_LIMIT:
                             raise SourceError(explain(url, f"the answer for {what} is far too long"))
                     return Reply(response.status, response.headers, bytes(body), response.url)
-        except TRANSIENT_ERRORS as failure:
+        except NETWORK_ERRORS as failure:
             problem, error, after = failure, failure, None
         if not await backoff.wait(error, after):
             raise SourceError(explain(url, problem)) from error
