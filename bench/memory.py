@@ -121,6 +121,7 @@ def _wait_until_ready(lines: Any) -> str:
 
 def _fill(case: Case, url: str, seed: int) -> None:
     """One request as long as a batch; tokens differ, so that no prefix is reused."""
+    body: dict[str, Any]
     if embeds(case.info):
         path, body = "/v1/embeddings", {"input": "a " * (case.context - 2)}
     else:

@@ -169,11 +169,13 @@ def test_options_for_models_need_a_model(mooring: CommandLine) -> None:
     assert "MODEL" in result.stderr
 
 
-def test_a_served_model_is_loaded_without_being_asked(stocked: CommandLine) -> None:
+def test_a_served_model_is_loaded_without_being_asked_until_it_is_stopped(stocked: CommandLine) -> None:
     with mooring_serve(stocked.home, "tiny", "--engine", "fake", "--ctx", "128", "--slots", "3"):
         deadline = time.monotonic() + 30
         while not (workers := stocked.json("ps")) or workers[0]["state"] != "ready":
             assert time.monotonic() < deadline
+        assert "no longer kept" in stocked("stop", "tiny").stdout
+        assert stocked.json("ps") == []
     assert (workers[0]["context"], workers[0]["slots"]) == (128, 3)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
 from support.server import RunningServer, fake_home, mooring_serve
 
@@ -80,6 +80,12 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     assert errors == []
 
 
+def shorten(route: Route) -> None:
+    """Sends a chat request on with a limit: a small model may ramble until its context is full."""
+    body = json.loads(route.request.post_data or "")
+    route.continue_(post_data=json.dumps(body | {"max_tokens": 48}))
+
+
 def say(page: Page, text: str) -> None:
     page.locator("#input").fill(text)
     page.locator("#input").press("Enter")
@@ -103,6 +109,7 @@ def test_a_visitor_chats_with_the_real_model_in_their_language(
     speed: str,
 ) -> None:
     page = open_page(live_server, locale)
+    page.route("**/v1/chat/completions", shorten)
     expect(page.locator("#welcome-title")).to_have_text(greeting)
     page.locator("#settings-toggle").click()
     page.locator("#system").fill("Answer in one short sentence.")
@@ -216,7 +223,7 @@ def test_language_and_colours_are_kept_for_the_next_visit(
 
 def test_code_can_be_copied(open_page: OpenPage, fake_chat: RunningServer) -> None:
     page = open_page(fake_chat, permissions=["clipboard-read", "clipboard-write"])
-    say(page, "\n```python\nprint('hi')\n```")
+    say(page, "this:\n```python\nprint('hi')\n```")
     page.locator("button.copy").click()
     expect(page.locator("button.copy")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == "print('hi')"

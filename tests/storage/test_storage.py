@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from mooring.config import ConfigError, DeploymentSettings, Settings
 from mooring.errors import InvalidParameter, NotFound
 from mooring.ids import now_ms
-from mooring.storage import open_storage
+from mooring.storage import database, open_storage
 from mooring.storage.keys import Role
 from mooring.storage.schema import metadata
 
@@ -24,6 +25,14 @@ async def test_migrations_build_exactly_the_schema(tmp_path: Path) -> None:
 
     async with open_storage(Settings(home=tmp_path)) as storage, storage.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_a_new_database_ends_at_the_newest_version(tmp_path: Path) -> None:
+    folder = Path(database.__file__).parent / "migrations"
+    assert ScriptDirectory(str(folder)).get_current_head() == database.SCHEMA_VERSION
+    async with open_storage(Settings(home=tmp_path)) as storage, storage.engine.connect() as connection:
+        query = sa.text("SELECT version_num FROM alembic_version")
+        assert await connection.scalar(query) == database.SCHEMA_VERSION
 
 
 async def test_deployments_and_keys_survive_a_restart(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._json("POST", path, body)
 
+    def delete(self, path: str) -> Any:
+        return self._json("DELETE", path)
+
     def text(self, path: str) -> Generator[str, None, None]:
         """The lines of a plain-text answer as they come, without their ends."""
         for line in self._lines("GET", path):

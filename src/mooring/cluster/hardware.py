@@ -77,7 +77,7 @@ def can_offload() -> bool:
             [sys.executable, "-c", question], capture_output=True, text=True, timeout=60, check=True
         )
         return int(answer.stdout.split()[-1]) > 0
-    except (subprocess.SubprocessError, ValueError, IndexError):
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return False
 
 

@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class LocalLauncher:
         """
         log_path = self._new_log(spec)
         with log_path.open("wb") as log_file:
+            log_file.write(_log_head(spec))
+            log_file.flush()
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -104,6 +107,14 @@ class LocalLauncher:
             f"Its last words: {tail[-1] if tail else 'none'}. `mooring logs {spec.model}` shows more.",
             log_tail=tail,
         )
+
+
+def _log_head(spec: WorkerSpec) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return (
+        f"{now} {spec.engine} worker {spec.worker_id} of {spec.model}: {spec.weights}, context {spec.context}, "
+        f"{spec.slots} slots, {spec.threads} threads, {spec.gpu_layers} GPU layers\n"
+    ).encode()
 
 
 def _event(line: bytes) -> dict[str, Any]:

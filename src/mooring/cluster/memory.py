@@ -222,8 +222,7 @@ def _explain(wish: _Wish) -> str:
     """The smallest that was tried, what there is, and what would fit."""
     context, slots = list(_candidates(wish))[-1]
     least = wish.estimate(context, slots, _gpu_layers(wish, context, slots))
-    shape = f"context {context} and {slots} slot{'s' if slots > 1 else ''}"
-    message = f"The model needs {_gib(least.ram_total)} of memory with {shape}"
+    message = f"The model needs {_gib(least.ram_total)} of memory with {_shape(context, slots)}"
     if least.vram_total:
         message += f" (and {_gib(least.vram_total)} on the GPU, where {_gib(wish.vram)} can be used)"
     usable = _gib(int(_USABLE * wish.ram))
@@ -247,6 +246,10 @@ def _what_would_fit(wish: _Wish) -> str:
                     f"Its {label} quantisation would fit ({_gib(found_smaller[3].ram_total)}): pull that one."
                 )
     return "Stop other programs or models (`mooring ps`), or choose a smaller model."
+
+
+def _shape(context: int, slots: int) -> str:
+    return f"context {context} and {slots} slot{'s' if slots > 1 else ''}"
 
 
 def _gib(size: int) -> str:

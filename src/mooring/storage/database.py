@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -17,6 +15,9 @@ from mooring.config import ConfigError, Settings
 from mooring.errors import Unavailable
 from mooring.storage.deployments import DeploymentTable
 from mooring.storage.keys import KeyTable
+
+SCHEMA_VERSION = "0001"
+"""The newest migration; a database that has it needs no Alembic, which takes a while to import."""
 
 _MIGRATION_LOCK = 0x6D6F6F72  # "moor"; PostgreSQL's advisory lock
 
@@ -78,6 +79,9 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
 
 async def migrate(engine: AsyncEngine) -> None:
     """Bring the schema to this version; of several processes one migrates and the others wait."""
+    async with engine.connect() as connection:
+        if await connection.run_sync(_version) == SCHEMA_VERSION:
+            return
     exclusive = engine.execution_options(sqlite_begin="IMMEDIATE")
     async with exclusive.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -85,7 +89,17 @@ async def migrate(engine: AsyncEngine) -> None:
         await connection.run_sync(_upgrade)
 
 
+def _version(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return version
+
+
 def _upgrade(connection: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection

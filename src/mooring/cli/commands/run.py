@@ -8,13 +8,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mooring.cli.invocation import Invocation, JsonOption, invocation_of
 from mooring.cli.output import error_line, print_json
 from mooring.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from mooring.cli.repl.live import LiveBackend
+    from mooring.cli.repl.session import Talk
+    from mooring.cli.server import Connection
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +85,7 @@ def run(
 
 
 @contextmanager
-def _server(invocation: Invocation, offline: bool) -> Iterator[Any]:
+def _server(invocation: Invocation, offline: bool) -> Iterator[Connection]:
     from mooring.cli.server import find_server, session_server
 
     found = find_server(invocation)
@@ -92,14 +97,14 @@ def _server(invocation: Invocation, offline: bool) -> Iterator[Any]:
 
 
 def _talk(
-    backend: Any,
+    backend: LiveBackend,
     model: str,
     *,
     system: str | None,
     format_: str | None,
     schema: Path | None,
     parameters: list[str],
-) -> Any:
+) -> Talk:
     from mooring.cli.repl.session import Talk
 
     if format_ and schema:
@@ -117,14 +122,14 @@ def _talk(
     return talk
 
 
-def _chat(invocation: Invocation, talk: Any) -> None:
+def _chat(invocation: Invocation, talk: Talk) -> None:
     from mooring.cli.repl.terminal import chat, prompt_reader
 
     error_line(f"{talk.card.name} is ready. /? for help, /bye or Ctrl-D to leave.")
     chat(talk, prompt_reader(invocation.settings().home / "history"))
 
 
-def _answer(talk: Any, question: str) -> None:
+def _answer(talk: Talk, question: str) -> None:
     from mooring.cli.repl.terminal import show_stats, write_answer
 
     with closing(talk.ask(question)) as pieces:
@@ -133,7 +138,7 @@ def _answer(talk: Any, question: str) -> None:
         show_stats(talk)
 
 
-def _answer_json(talk: Any, question: str) -> None:
+def _answer_json(talk: Talk, question: str) -> None:
     text, reasoning = "", ""
     with closing(talk.ask(question)) as pieces:
         for piece in pieces:
