@@ -81,14 +81,6 @@ def test_an_encoders_compute_buffer_is_the_one_in_llama_cpps_log(context: int, l
     assert compute_bytes(minilm, context) / MIB == pytest.approx(logged, rel=0.01)
 
 
-def test_weights_that_the_cpu_reorders_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    plain = estimate(replace(LLAMA_8B, quantization="Q4_1"), context=512, slots=1)
-    reordered = estimate(replace(LLAMA_8B, quantization="Q4_0"), context=512, slots=1)
-    assert plain.weights == LLAMA_8B.weights_bytes
-    assert 1.8 * plain.weights < reordered.weights < 2 * plain.weights
-
-
 def test_files_beside_the_model_count() -> None:
     bare = estimate(LLAMA_8B, context=512, slots=1)
     beside = estimate(LLAMA_8B, context=512, slots=1, extra_weights=600 * MIB)

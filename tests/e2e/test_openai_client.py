@@ -114,7 +114,7 @@ def test_a_required_tool_is_called_with_well_formed_arguments(client: openai.Ope
 
 def test_tools_that_the_model_cannot_choose_are_refused_not_ignored(client: openai.OpenAI) -> None:
     with client, pytest.raises(openai.BadRequestError, match="required"):
-        client.chat.completions.create(model=CHAT, messages=ASK, tools=[WEATHER])  # type: ignore[call-overload]
+        client.chat.completions.create(model=CHAT, messages=ASK, tools=[WEATHER])  # type: ignore[list-item]
 
 
 def test_several_choices_and_prompts_are_numbered_and_metered(client: openai.OpenAI) -> None:

@@ -7,7 +7,6 @@ All sizes are bytes.
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 
 from mooring.types import Capability, ModelInfo
@@ -38,18 +37,6 @@ _WINDOW_PERIODS = {
     "gpt-oss": 2,
     "exaone4": 4,
     "olmo2": 4,
-}
-# Quantisations that ggml copies into an interleaved layout for the CPU's wide instructions, and the part of a
-# model's blocks that is so: the mapped file stays, so these weights count twice (ggml-cpu/repack.cpp).
-_REPACKED_X86 = {"Q4_0": 1.0, "IQ4_NL": 1.0, "MXFP4": 1.0, "Q4_K_S": 0.95, "Q4_K_M": 0.75, "Q3_K_M": 0.2}
-_REPACKED_ARM = {
-    **_REPACKED_X86,
-    "Q8_0": 1.0,
-    "Q6_K": 1.0,
-    "Q4_K_S": 1.0,
-    "Q4_K_M": 1.0,
-    "Q5_K_M": 1.0,
-    "Q5_K_S": 1.0,
 }
 
 
@@ -87,23 +74,20 @@ def estimate(
     ``block_count`` + 1, the output layer being the last, as llama.cpp counts. ``unified``: the GPU's memory
     is RAM (Apple), so that all of it counts there. The split over a GPU is by formula and was not run.
     """
-    layers = max(1, info.block_count)
-    on_gpu = min(gpu_layers, layers) / layers
-    tables = _table_bytes(info)
-    blocks = max(0, info.weights_bytes - tables)
     kv = kv_cache_bytes(info, context, slots)
     compute = compute_bytes(info, context) + _embedding_output(info, context)
     runtime = _WORKER + _vocabulary_bytes(info, slots)
     weights = info.weights_bytes + extra_weights
     if not gpu_layers or unified:
-        weights += 0 if gpu_layers else int(blocks * _repacked_part(info))
         return MemoryEstimate(weights=weights, kv_cache=kv, compute=compute, runtime=runtime)
+    layers = max(1, info.block_count)
+    on_gpu = min(gpu_layers, layers) / layers
+    tables = _table_bytes(info)
     head = tables // 2 if gpu_layers > layers else 0
-    moved = int(blocks * on_gpu) + head
+    moved = int(max(0, info.weights_bytes - tables) * on_gpu) + head
     kv_moved = int(kv * on_gpu)
-    repacked = int(blocks * (1 - on_gpu) * _repacked_part(info))
     return MemoryEstimate(
-        weights=weights - moved + repacked,
+        weights=weights - moved,
         kv_cache=kv - kv_moved,
         compute=compute,
         runtime=runtime,
@@ -178,11 +162,6 @@ def _is_tied(info: ModelInfo, rows: int) -> bool:
     attention = info.embedding_length * (2 * info.head_count * info.key_length + kv)
     blocks = info.block_count * (attention + 3 * info.embedding_length * info.feed_forward_length)
     return info.parameters - blocks < 1.5 * rows
-
-
-def _repacked_part(info: ModelInfo) -> float:
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return (_REPACKED_ARM if arm else _REPACKED_X86).get(info.quantization, 0.0)
 
 
 def _padded(tokens: int) -> int:

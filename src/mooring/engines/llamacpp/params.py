@@ -60,6 +60,8 @@ def build_params(spec: WorkerSpec) -> Any:
     params.n_parallel = spec.slots
     params.kv_unified = False
     params.n_gpu_layers = spec.gpu_layers
+    if spec.gpu_layers == 0:  # weights that the CPU reorders would keep the mapped file resident besides
+        params.load_mode = xlc.llama_load_mode.LLAMA_LOAD_MODE_NONE
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec.threads
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
