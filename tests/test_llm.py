@@ -111,6 +111,8 @@ def test_related_texts_have_near_vectors(weights_store: ModelStore) -> None:
         near, far = (sum(a * b for a, b in zip(cat, other, strict=True)) for other in (kitten, physics))
         assert near > far + 0.3
         assert embedder.embed("a cat on a mat")[0] == pytest.approx(cat, abs=1e-3)
+        composed, jamo = embedder.embed(["한국 café", "\u1112\u1161\u11ab\u1100\u116e\u11a8 cafe\u0301"])
+        assert composed == pytest.approx(jamo, abs=1e-3)
 
 
 async def test_a_file_opens_inside_a_running_event_loop(smollm2_gguf: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class FileRole(StrEnum):
 class ModelInfo:
     """What a model file says of itself. Counts are exact; 0 or "" where the file does not say.
 
+    ``tokenizer`` is GGUF's ``tokenizer.ggml.model``; a WordPiece ("bert") adds "+case" and "+accents" where it
+    keeps these, and "+marks" where its file spells marks as ``modelstore/convert/wordpiece.py`` does.
     ``head_count_kv`` and ``kv_layers`` describe the KV cache: ``kv_layers`` layers, each holding
     ``head_count_kv`` heads of ``key_length`` + ``value_length`` elements per token.
     """
@@ -58,6 +60,7 @@ class ModelInfo:
     kv_layers: int = 0
     sliding_window: int = 0
     vocab_size: int = 0
+    tokenizer: str = ""
     causal: bool = True
     pooling: str = ""
     chat_template: str = ""

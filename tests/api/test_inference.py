@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from mooring.gateway.auth import Caller
 from mooring.storage.keys import Role
 from support.server import fake_deployment, fake_server
 
@@ -140,6 +141,16 @@ async def test_a_client_that_leaves_frees_its_slot(tmp_path: Path) -> None:
         short = {**body, "max_tokens": 2, "stream": False}
         async with asyncio.timeout(5):
             assert (await client.post("/v1/chat/completions", json=short)).status == 200
+
+
+async def test_a_stream_that_nobody_began_to_read_frees_its_slot_when_closed(tmp_path: Path) -> None:
+    async with fake_server(tmp_path) as (services, _):
+        body = json.dumps({"model": "tiny", "messages": says("hello"), "stream": True}).encode()
+        answer = await services.gateway.handle("chat/completions", body, Caller("t", Role.MEMBER), {})
+        deployment, _ = services.controller.resolve("tiny")
+        assert deployment.active == 1
+        await answer.aclose()
+        assert deployment.active == 0
 
 
 async def test_an_idle_model_is_unloaded_and_comes_back(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def make(
     slots: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
+    most_gpu_layers: int | None = None,
     budget: int | None = None,
     extra_weights: int = 0,
 ) -> LoadPlan:
@@ -76,6 +77,7 @@ def make(
         slots=slots,
         threads=threads,
         gpu_layers=gpu_layers,
+        most_gpu_layers=most_gpu_layers,
         budget=budget,
         extra_weights=extra_weights,
     )
@@ -190,6 +192,13 @@ def test_gpu_layers_can_be_set_and_switched_off(gpu_machine: Machine) -> None:
     off = make(machine=gpu_machine, gpu_layers=0)
     assert off.gpu_layers == 0
     assert "GPU: not used; as asked" in off.reasons
+
+
+def test_wished_gpu_layers_that_do_not_fit_become_fewer(gpu_machine: Machine) -> None:
+    small = replace(gpu_machine, gpus=(replace(gpu_machine.gpus[0], free=4 * GIB),))
+    assert make(machine=gpu_machine, most_gpu_layers=20).gpu_layers == 20
+    assert make(machine=small, most_gpu_layers=33) == make(machine=small)
+    assert "GPU: not used; as asked" in make(machine=gpu_machine, most_gpu_layers=0).reasons
 
 
 def test_a_gpu_that_the_engine_cannot_use_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,20 @@ def test_a_cased_tokenizer_stays_cased(folder: Path, tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.normalizer.strip_accents"] is False
 
 
+def test_marks_that_llama_cpp_would_strip_are_spelled_where_it_does_not(folder: Path, tmp_path: Path) -> None:
+    vocab = (folder / "vocab.txt").read_text("utf-8").splitlines()
+    vocab[-2:] = ["\u093f", "##\u093e"]  # spacing marks of Hindi
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
+    convert_bert(folder, tmp_path / "uncased.gguf")
+    tokens = read_gguf(tmp_path / "uncased.gguf").metadata["tokenizer.ggml.tokens"]
+    assert tokens[-2:] == ["▁\U0005093f", "\U0005093e"]
+    assert inspect(tmp_path / "uncased.gguf").tokenizer == "bert+marks"
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    convert_bert(folder, tmp_path / "cased.gguf")
+    assert read_gguf(tmp_path / "cased.gguf").metadata["tokenizer.ggml.tokens"][-2:] == ["▁\u093f", "\u093e"]
+    assert inspect(tmp_path / "cased.gguf").tokenizer == "bert+case+accents"
+
+
 def test_cls_pooling_of_the_original_is_kept(tmp_path: Path) -> None:
     convert_bert(write_bert_folder(tmp_path / "bert", pooling="cls"), tmp_path / "out.gguf")
     assert inspect(tmp_path / "out.gguf").pooling == "cls"

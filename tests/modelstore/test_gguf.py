@@ -103,6 +103,19 @@ def test_an_embedding_model_made_of_a_chat_model_is_no_chat_model(make_gguf: Mak
     assert info.kv_layers == 12
 
 
+def test_a_tokenizer_is_known_with_what_it_keeps_of_case_and_accents(make_gguf: MakeGGUF) -> None:
+    def tokenizer(**metadata: Any) -> str:
+        keys = {f"tokenizer.ggml.{key.replace('__', '.')}": value for key, value in metadata.items()}
+        return inspect(make_gguf("bert", keys)).tokenizer
+
+    assert tokenizer() == ""
+    assert tokenizer(model="t5") == "t5"
+    assert tokenizer(model="bert") == "bert"
+    assert tokenizer(model="bert", normalizer__lowercase=True, normalizer__strip_accents=True) == "bert"
+    kept = tokenizer(model="bert", normalizer__lowercase=False, normalizer__strip_accents=False)
+    assert kept == "bert+case+accents"
+
+
 def test_a_reranker_is_known_by_its_pooling_or_its_head(make_gguf: MakeGGUF) -> None:
     stated = inspect(make_gguf("bert", _shape("bert", pooling_type=4)))
     headed = inspect(make_gguf("qwen3", _shape("qwen3"), tensors={"cls.output.weight": (1, 4)}))

@@ -112,6 +112,15 @@ def test_the_description_of_a_model_survives_its_config_and_is_the_same_every_ti
     assert json.loads(config.to_bytes())["mooring"]["info"]["capabilities"] == sorted(Capability)
 
 
+def test_a_config_from_before_a_field_came_is_read() -> None:
+    info = ModelInfo(format=ModelFormat.GGUF, architecture="bert", capabilities=frozenset(), tokenizer="bert")
+    written = json.loads(ImageConfig.describe(info, [Layer(MODEL_TYPE, A, 1)], source="x").to_bytes())
+    del written["mooring"]["info"]["tokenizer"]
+    again = ImageConfig.from_bytes(json.dumps(written).encode()).info
+    assert again is not None
+    assert (again.architecture, again.tokenizer) == ("bert", "")
+
+
 def test_a_config_of_ollama_has_no_description_of_ours() -> None:
     config = (
         b'{"model_format":"gguf","model_family":"llama","model_type":"8.0B","file_type":"Q4_0","rootfs":{}}'

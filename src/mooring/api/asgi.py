@@ -99,7 +99,7 @@ async def send_answer(send: Send, answer: Answer, extra: Iterable[tuple[bytes, b
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
     finally:
-        await answer.events.aclose()
+        await answer.aclose()
 
 
 def error_headers(error: MooringError) -> list[tuple[bytes, bytes]]:

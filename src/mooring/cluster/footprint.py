@@ -18,10 +18,10 @@ _KV_PADDING = 256
 _UBATCH = 512
 _F16, _F32 = 2, 4
 # A worker with a model of no size, measured: Python, the worker's modules, llama.cpp's code and its server.
-_WORKER = 33 * MIB
+_WORKER = 34 * MIB
 # Per token of the vocabulary, measured: the piece and its reverse look-up; where pieces come of merges (BPE),
 # the table of merges too (llama_vocab).
-_PER_TOKEN, _PER_MERGE = 150, 340
+_PER_TOKEN, _PER_MERGE = 150, 280
 # Per slot and token of the vocabulary: a row of logits and the sampler's candidates, measured.
 _SAMPLING = 20
 # Vocabularies up to this size are SentencePiece's, as are Gemma's; larger ones are byte-pair encodings.

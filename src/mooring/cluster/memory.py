@@ -40,12 +40,16 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wish:
-    """One model on one machine, with what the user fixed; None is free to choose."""
+    """One model on one machine, with what the user fixed; None is free to choose.
+
+    ``most_gpu_layers`` bounds ``gpu_layers`` where that is free.
+    """
 
     info: ModelInfo
     context: int | None
     slots: int | None
     gpu_layers: int | None
+    most_gpu_layers: int | None
     ram: int
     gpus: tuple[GPU, ...]
     extra_weights: int
@@ -61,6 +65,10 @@ class _Wish:
     @property
     def all_layers(self) -> int:
         return self.info.block_count + 1
+
+    @property
+    def most_layers(self) -> int:
+        return min(self.all_layers, self.all_layers if self.most_gpu_layers is None else self.most_gpu_layers)
 
     def estimate(self, context: int, slots: int, gpu_layers: int) -> MemoryEstimate:
         return estimate(
@@ -82,22 +90,25 @@ def plan(
     slots: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
+    most_gpu_layers: int | None = None,
     budget: int | None = None,
     extra_weights: int = 0,
 ) -> LoadPlan:
     """Choose what is not given: a context up to the model's (8192, an embedding model's 2048), one to four
     slots, all physical cores, as many layers on the GPUs as fit.
 
-    ``budget``: bytes of RAM that may be used (None: what is free). Raises ModelTooLarge with the numbers and
-    with what would fit; InvalidParameter for a context beyond the model's, or GPU layers without a GPU.
+    ``most_gpu_layers`` bounds that last choice, and is no error without a GPU. ``budget``: bytes of RAM that
+    may be used (None: what is free). Raises ModelTooLarge with the numbers and with what would fit;
+    InvalidParameter for a context beyond the model's, or ``gpu_layers`` without a GPU.
     """
     wish = _Wish(
         info=info,
         context=context,
         slots=slots,
         gpu_layers=gpu_layers,
+        most_gpu_layers=most_gpu_layers,
         ram=machine.ram_available if budget is None else budget,
-        gpus=_usable_gpus(machine, engine, gpu_layers),
+        gpus=_usable_gpus(machine, engine, most_gpu_layers if gpu_layers is None else gpu_layers),
         extra_weights=extra_weights,
     )
     _check(wish)
@@ -136,13 +147,13 @@ def _check(wish: _Wish) -> None:
 
 
 def _choose(wish: _Wish) -> tuple[int, int, int, MemoryEstimate] | None:
-    """(context, slots, GPU layers, estimate): the largest that fits whole on the GPUs, else at all."""
+    """(context, slots, GPU layers, estimate): the largest with all that may go on the GPUs, else any."""
     candidates = list(_candidates(wish))
     if wish.gpus and wish.gpu_layers is None:
         for context, slots in candidates:
-            found = wish.estimate(context, slots, wish.all_layers)
+            found = wish.estimate(context, slots, wish.most_layers)
             if _fits(wish, found):
-                return context, slots, wish.all_layers, found
+                return context, slots, wish.most_layers, found
     for context, slots in candidates:
         layers = _gpu_layers(wish, context, slots)
         found = wish.estimate(context, slots, layers)
@@ -172,7 +183,7 @@ def _contexts(info: ModelInfo) -> Iterator[int]:
 def _gpu_layers(wish: _Wish, context: int, slots: int) -> int:
     if wish.gpu_layers is not None or not wish.gpus:
         return wish.gpu_layers or 0
-    fitting = (n for n in range(wish.all_layers, 0, -1) if _fits_gpu(wish, wish.estimate(context, slots, n)))
+    fitting = (n for n in range(wish.most_layers, 0, -1) if _fits_gpu(wish, wish.estimate(context, slots, n)))
     return next(fitting, 0)
 
 
@@ -212,9 +223,8 @@ def _reasons(
         asked = ", as asked" if wish.gpu_layers is not None else ""
         reasons.append(f"GPU: {gpu_layers} of {wish.all_layers} layers{asked}")
     elif machine.gpus:
-        reasons.append(
-            f"GPU: not used; {'as asked' if wish.gpu_layers == 0 else 'the engine was built without it'}"
-        )
+        unwanted = 0 in (wish.gpu_layers, wish.most_layers)
+        reasons.append(f"GPU: not used; {'as asked' if unwanted else 'the engine was built without it'}")
     return reasons
 
 

@@ -48,6 +48,7 @@ def plan_worker(model: Model, wish: DeploymentSettings, context: int, budget: in
     """
     engine = engine_for(wish, model)
     own = model.parameters  # what a Modelfile asks for, where the deployment does not
+    num_gpu = own.get("num_gpu", -1)  # often written for another machine, so a bound here and not an order
     chosen = plan(
         model.info,
         read_machine(None),
@@ -55,7 +56,8 @@ def plan_worker(model: Model, wish: DeploymentSettings, context: int, budget: in
         context=max(context, wish.context or own.get("num_ctx", 0)) or None,
         slots=wish.slots,
         threads=wish.threads or own.get("num_thread"),
-        gpu_layers=own.get("num_gpu") if wish.gpu_layers is None else wish.gpu_layers,
+        gpu_layers=wish.gpu_layers,
+        most_gpu_layers=num_gpu if num_gpu >= 0 else None,
         budget=budget,
         extra_weights=sum(file.size for file in (model.projector, *model.adapters) if file is not None),
     )

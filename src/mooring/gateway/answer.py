@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -14,11 +14,24 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class Answer:
-    """``events`` yields bytes that always end at an event's end; whoever holds it closes it."""
+    """``events`` yields bytes that always end at an event's end. Whoever holds the answer closes it.
+
+    ``on_close`` frees what the stream holds, also when it was never begun: closing a generator that has not
+    started runs none of its code.
+    """
 
     body: bytes = b""
     events: AsyncGenerator[bytes, None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    on_close: Callable[[], None] | None = None
+
+    async def aclose(self) -> None:
+        try:
+            if self.events is not None:
+                await self.events.aclose()
+        finally:
+            if self.on_close is not None:
+                self.on_close()
 
 
 def error_body(error: MooringError) -> dict[str, object]:

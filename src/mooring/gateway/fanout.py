@@ -107,7 +107,13 @@ async def stream(parts: list[dict[str, Any]], choices_per_prompt: int, send: Sen
     except BaseException:
         await _stop(tasks)
         raise
-    return Answer(events=_merge(first, queue, tasks, _Usage(choices_per_prompt), wants_usage=wants_usage))
+
+    def close() -> None:
+        for task in tasks:
+            task.cancel()
+
+    merged = _merge(first, queue, tasks, _Usage(choices_per_prompt), wants_usage=wants_usage)
+    return Answer(events=merged, on_close=close)
 
 
 async def _pour(
@@ -127,7 +133,7 @@ async def _pour(
         async for whole in answer.events:
             await queue.put((index, whole))
     finally:
-        await answer.events.aclose()
+        await answer.aclose()
     await queue.put((index, None))
 
 

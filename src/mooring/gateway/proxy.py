@@ -62,7 +62,12 @@ class Proxy:
             raise
         if stream and response.status == 200:
             events = prepared.events() if prepared.events is not None else None
-            return Answer(events=self._stream(response, events, lease))
+
+            def close() -> None:
+                response.close()
+                lease.release()
+
+            return Answer(events=self._stream(response, events, lease), on_close=close)
         try:
             body = await response.read()
         except _GONE as error:

@@ -38,13 +38,17 @@ RESULT = [
 
 
 def target(
-    *more: Capability, base: Sequence[Capability] = tuple(TEXT), architecture: str = "llama"
+    *more: Capability,
+    base: Sequence[Capability] = tuple(TEXT),
+    architecture: str = "llama",
+    tokenizer: str = "",
 ) -> Target:
     info = ModelInfo(
         format=ModelFormat.GGUF,
         architecture=architecture,
         capabilities=frozenset({*base, *more}),
         embedding_length=384,
+        tokenizer=tokenizer,
     )
     return Target(model="tiny:latest", context=512, info=info)
 
@@ -214,6 +218,45 @@ def test_a_completion_streams_usage_in_an_event_of_its_own_if_asked(asked: bool)
     out = parse_events(events.feed(last))
     assert out[0]["choices"][0]["finish_reason"] == "stop"
     assert out[1:] == ([{"choices": [], "usage": {"total_tokens": 2}}] if asked else [])
+
+
+@pytest.mark.parametrize("given", ["plain ASCII, [MASK]", ["a", "b"], [101, 7592, 102], [[101], [102]], []])
+def test_what_a_wordpiece_model_reads_rightly_goes_on_byte_by_byte(given: Any) -> None:
+    model = target(Capability.EMBEDDING, base=(), tokenizer="bert+marks")
+    assert DIALECT.prepare("embeddings", {"input": given}, model).body is None
+
+
+def test_other_tokenizers_get_their_text_as_it_came() -> None:
+    for tokenizer in ("", "t5", "llama", "gpt2"):
+        model = target(Capability.EMBEDDING, base=(), tokenizer=tokenizer)
+        assert DIALECT.prepare("embeddings", {"input": ["É 한"]}, model).body is None
+
+
+def test_wordpiece_texts_are_normalised_wherever_they_are_embedded() -> None:
+    model = target(Capability.EMBEDDING, base=(), tokenizer="bert")
+    body = {"model": "m", "input": ["ascii", "ÉTÉ", [101]], "encoding_format": "base64", "dimensions": 384}
+    sent = DIALECT.prepare("embeddings", body, model).body
+    assert sent == {"model": "m", "input": ["ascii", "ete", [101]], "encoding_format": "base64"}
+    assert body["input"] == ["ascii", "ÉTÉ", [101]], "the client's request must not be changed"
+    assert DIALECT.prepare("embeddings", {"input": "É"}, model).body == {"input": "e"}
+    ranked = {"query": "É", "documents": ["Ü", {"text": "x"}]}
+    assert DIALECT.prepare("rerank", ranked, model).body == {"model": None, "input": ["e", "u", "x"]}
+    crossed = DIALECT.prepare("rerank", ranked, target(Capability.RERANK, base=(), tokenizer="bert")).body
+    assert crossed == {"model": None, "query": "e", "documents": ["u", "x"]}
+    tokenized = DIALECT.prepare("tokenize", {"prompt": "É"}, model).body
+    assert tokenized is not None
+    assert tokenized["content"] == "e"
+
+
+def test_marks_of_the_vocabulary_are_shown_as_people_write_them() -> None:
+    model = target(Capability.EMBEDDING, base=(), tokenizer="bert+marks")
+    prepared = DIALECT.prepare("detokenize", {"tokens": [1]}, model)
+    assert prepared.unary is not None
+    assert json.loads(prepared.unary('{"content": "क\U0005093e"}'.encode())) == {"prompt": "का"}
+    prepared = DIALECT.prepare("tokenize", {"prompt": "का", "return_token_strs": True}, model)
+    assert prepared.unary is not None
+    answer = json.loads(prepared.unary('{"tokens": [{"id": 5, "piece": "क\U0005093e"}]}'.encode()))
+    assert answer["token_strs"] == ["का"]
 
 
 def test_an_embedding_model_reranks_by_cosine() -> None:

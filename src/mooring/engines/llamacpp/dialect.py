@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from mooring.engines.base import Prepared, Target
 from mooring.engines.llamacpp import chat, completions, rerank
+from mooring.engines.llamacpp.wordpiece import WordPiece
 from mooring.errors import (
     BadRequest,
     ContextLengthExceeded,
@@ -47,7 +49,7 @@ class LlamaCppDialect:
         if endpoint == "tokenize":
             return _tokenize(body, target)
         assert endpoint == "detokenize", endpoint
-        return Prepared(path="/detokenize", body={"tokens": body["tokens"]}, unary=_detokenized)
+        return Prepared(path="/detokenize", body={"tokens": body["tokens"]}, unary=_detokenized(target))
 
     def error(self, status: int, body: bytes, target: Target) -> MooringError:
         detail = _detail(body)
@@ -95,17 +97,17 @@ def _detail(body: bytes) -> dict[str, Any]:
 
 def _embeddings(body: dict[str, Any], target: Target) -> Prepared:
     wanted = body.get("dimensions")
-    if wanted is None:
-        return Prepared(path="/v1/embeddings")
-    if wanted != target.info.embedding_length:
+    if wanted not in (None, target.info.embedding_length):
         raise UnsupportedCapability(
             target.model,
             f"'dimensions' = {wanted}",
             f"its vectors have {target.info.embedding_length}; leave 'dimensions' out and shorten them yourself",
         )
-    return Prepared(
-        path="/v1/embeddings", body={key: value for key, value in body.items() if key != "dimensions"}
-    )
+    texts = WordPiece(target.info.tokenizer).input(body["input"])
+    if wanted is None and texts is body["input"]:
+        return Prepared(path="/v1/embeddings")
+    rest = {key: value for key, value in body.items() if key != "dimensions"}
+    return Prepared(path="/v1/embeddings", body={**rest, "input": texts})
 
 
 def _tokenize(body: dict[str, Any], target: Target) -> Prepared:
@@ -113,15 +115,18 @@ def _tokenize(body: dict[str, Any], target: Target) -> Prepared:
     if body.get("messages") is not None:
         raise UnsupportedCapability(target.model, "'messages' on /tokenize", "send the text as 'prompt'")
 
+    wordpiece = WordPiece(target.info.tokenizer)
+
     def rewrite(answer: bytes) -> bytes:
         tokens = orjson.loads(answer)["tokens"]
-        strings = [_piece(token["piece"]) for token in tokens] if body.get("return_token_strs") else None
+        named = body.get("return_token_strs")
+        strings = [wordpiece.shown(_piece(token["piece"])) for token in tokens] if named else None
         ids = tokens if strings is None else [token["id"] for token in tokens]
         data = {"count": len(ids), "max_model_len": target.context, "tokens": ids, "token_strs": strings}
         return orjson.dumps(data)
 
     wanted = {
-        "content": body["prompt"],
+        "content": wordpiece.text(body["prompt"]),
         "add_special": body.get("add_special_tokens", True),
         "with_pieces": bool(body.get("return_token_strs")),
     }
@@ -133,5 +138,9 @@ def _piece(piece: str | list[int]) -> str:
     return piece if isinstance(piece, str) else bytes(piece).decode("utf-8", "replace")
 
 
-def _detokenized(answer: bytes) -> bytes:
-    return orjson.dumps({"prompt": orjson.loads(answer)["content"]})
+def _detokenized(target: Target) -> Callable[[bytes], bytes]:
+    def rewrite(answer: bytes) -> bytes:
+        shown = WordPiece(target.info.tokenizer).shown(orjson.loads(answer)["content"])
+        return orjson.dumps({"prompt": shown})
+
+    return rewrite

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from mooring.engines.base import Prepared, Target
+from mooring.engines.llamacpp.wordpiece import WordPiece
 from mooring.errors import UnsupportedCapability
 from mooring.types import Capability
 
@@ -23,16 +24,18 @@ _PROBABILITIES = frozenset({"qwen3", "qwen3vl"})
 
 def prepare(body: dict[str, Any], target: Target) -> Prepared:
     texts = [item["text"] if isinstance(item, dict) else item for item in body["documents"]]
+    wordpiece = WordPiece(target.info.tokenizer)
+    query, documents = wordpiece.text(body["query"]), wordpiece.input(texts)
     if Capability.RERANK in target.capabilities:
         return Prepared(
             path="/v1/rerank",
-            body={"model": body.get("model"), "query": body["query"], "documents": texts},
+            body={"model": body.get("model"), "query": query, "documents": documents},
             unary=_answer(body, texts, lambda data: _head_scores(data, target)),
         )
     if Capability.EMBEDDING in target.capabilities:
         return Prepared(
             path="/v1/embeddings",
-            body={"model": body.get("model"), "input": [body["query"], *texts]},
+            body={"model": body.get("model"), "input": [query, *documents]},
             unary=_answer(body, texts, _cosines),
         )
     raise UnsupportedCapability(

@@ -1,27 +1,34 @@
 """Text for a WordPiece model, written so that llama.cpp finds the token ids that the model was trained with.
 
 The rules are those of Hugging Face tokenizers' BertNormalizer, BertPreTokenizer and WordPiece
-(https://github.com/huggingface/tokenizers, ``normalizers/bert.rs``, ``pre_tokenizers/bert.rs``,
-``models/wordpiece``): control characters go, white space and punctuation part words, each Chinese character
-is a word, accents go by canonical decomposition (which makes jamo of Hangul), letters become small, and a word
-of more than 100 characters is unknown. llama.cpp's tables of these lack Hangul, marks that stand alone and
-the limit of 100; its white space has more control characters.
+(https://github.com/huggingface/tokenizers: normalizers/bert.rs, pre_tokenizers/bert.rs, models/wordpiece):
+control characters go, white space and punctuation part words, each Chinese character is a word, canonical
+decomposition takes accents off and makes jamo of Hangul, letters become small, and a word of more than 100
+characters is unknown. llama.cpp decomposes no Hangul, drops the wrong marks, takes some control characters for
+spaces and knows no longest word.
 
-Characters that came after Unicode 8.0, which Hugging Face's tables end with, keep the class that Python's
-tables give them: a word with such a mark or punctuation in it is unknown there and may be known here.
+Two things stay unequal. Marks, punctuation and format characters that came after Unicode 8.0, where Hugging Face's
+tables end, make a word unknown there and are here what Python's tables say; likewise U+166D, U+1734 and U+111C9,
+whose category has changed. And in a GGUF that another program converted, llama.cpp drops spacing marks (Mc: vowels of
+Hindi and its neighbours); modelstore/convert/wordpiece.py says how ours keep them.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from operator import is_
+from typing import Any
 
-# The special tokens are found in the text as it came, before it is normalised.
-_SPECIAL = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
+from mooring.modelstore.convert.wordpiece import MARK_OFFSET, spell_mark
+
+_SPECIAL = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")  # found in the text as it came
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LONGEST = 100  # characters
 _LONG = re.compile(rf"(?<![0-9A-Za-z])[0-9A-Za-z]{{{_LONGEST + 1}}}")
-_UNKNOWN = "\uffff"  # no character, so no vocabulary holds it; llama.cpp makes [UNK] of it, also in rerank's texts
+_MARK = re.compile(f"[{chr(MARK_OFFSET)}-{chr(MARK_OFFSET + 0x1FFFF)}]")
+_WORD_START = "\u2581"  # how llama.cpp spells the start of a word in the vocabulary
+_UNKNOWN = "\uffff"  # no character, so its word is [UNK]; unlike that token's name, in every kind of text
 _CHINESE = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -34,38 +41,50 @@ _CHINESE = (
 )
 
 
-class WordPieceText:
-    """``tokenizer`` is ``ModelInfo.tokenizer``; any but a WordPiece leaves every text as it is."""
+class WordPiece:
+    """The texts of one request. ``tokenizer`` is ``ModelInfo.tokenizer``; all but WordPiece leave them alone."""
 
     def __init__(self, tokenizer: str) -> None:
-        kind, *kept = tokenizer.split("+")
+        kind, *special = tokenizer.split("+")
         self._applies = kind == "bert"
-        self._case, self._accents = "case" in kept, "accents" in kept
-        self._table = _Table(case=self._case, accents=self._accents)
+        self._accents, self._marks = "accents" in special, "marks" in special
+        self._table = _Table(case="case" in special, accents=self._accents, marks=self._marks)
 
-    def __call__(self, text: str) -> str:
-        """The same object where llama.cpp reads the text rightly by itself, as it does most ASCII."""
+    def input(self, value: Any) -> Any:
+        """A text, or a list of texts; token ids and whatever llama.cpp reads rightly come back as they are."""
+        if isinstance(value, str):
+            return self.text(value)
+        if not self._applies or not isinstance(value, list):
+            return value
+        texts = [self.text(item) if isinstance(item, str) else item for item in value]
+        return value if all(map(is_, texts, value)) else texts
+
+    def text(self, text: str) -> str:
+        """The same object if llama.cpp reads it rightly, as it does most ASCII."""
         if not self._applies or (
             text.isascii() and not _CONTROL.search(text) and not (len(text) > _LONGEST and _LONG.search(text))
         ):
             return text
         parts = _SPECIAL.split(text)
-        parts[::2] = (self._words(part) for part in parts[::2])
+        parts[::2] = map(self._words, parts[::2])
         return " ".join(parts)
 
+    def shown(self, text: str) -> str:
+        """A text of the vocabulary's, as a reader knows it."""
+        return _MARK.sub(lambda mark: chr(ord(mark[0]) - MARK_OFFSET), text) if self._marks else text
+
     def _words(self, text: str) -> str:
-        if not self._accents:
-            text = unicodedata.normalize("NFD", text)
-        words = text.translate(self._table).split()
+        decomposed = text if self._accents else unicodedata.normalize("NFD", text)
+        words = decomposed.translate(self._table).split()
         return " ".join(word if len(word) <= _LONGEST else _UNKNOWN for word in words)
 
 
 class _Table(dict[int, str]):
     """What becomes of a character, for ``str.translate``; filled as characters are met."""
 
-    def __init__(self, *, case: bool, accents: bool) -> None:
+    def __init__(self, *, case: bool, accents: bool, marks: bool) -> None:
         super().__init__()
-        self._case, self._accents = case, accents
+        self._case, self._accents, self._marks = case, accents, marks
 
     def __missing__(self, code: int) -> str:
         self[code] = becomes = self._becomes(chr(code))
@@ -73,12 +92,20 @@ class _Table(dict[int, str]):
 
     def _becomes(self, char: str) -> str:
         category = unicodedata.category(char)
-        if char in "\t\n\r" or char.isspace() and category != "Cc":
+        if char in "\t\n\r" or (char.isspace() and category != "Cc"):
             return " "
-        if category in ("Cc", "Cf", "Co", "Cs") or char == "\ufffd":
+        if (
+            category in ("Cc", "Cf", "Co", "Cs")
+            or char == "\ufffd"
+            or (category == "Mn" and not self._accents)
+        ):
             return ""
-        if category == "Mn" and not self._accents:
-            return ""
+        if any(first <= ord(char) <= last for first, last in _CHINESE):
+            return f" {char} "
+        lost = category == "Me" and not (self._marks or self._accents)
+        if category == "Cn" or char == _WORD_START or lost:
+            return _UNKNOWN
         small = char if self._case else char.lower()
-        apart = category[0] == "P" or (char.isascii() and not char.isalnum())
-        return f" {small} " if apart or any(a <= ord(char) <= z for a, z in _CHINESE) else small
+        if category[0] == "P" or (char.isascii() and not char.isalnum()):
+            return f" {small} "
+        return spell_mark(small) if self._marks else small

@@ -3,10 +3,15 @@
 llama.cpp's "bert" tokenizer (WPM) wants a word's first piece marked with ``▁`` and continuations bare, where
 WordPiece leaves the first piece bare and marks continuations with ``##``. Keys and token types are those of
 the GGUF specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+With the accents llama.cpp strips every mark, but WordPiece keeps spacing and enclosing ones (categories Mc and Me:
+vowels of Hindi, Tamil and their neighbours). So that these reach the vocabulary all the same, it spells them as the
+code points ``MARK_OFFSET`` above, in planes that Unicode leaves empty, and the engine's dialect spells texts so.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,8 @@ from typing import Any
 from mooring.errors import InvalidModelFile
 from mooring.modelstore.convert.folder import read_object
 
+MARK_OFFSET = 0x50000
+MARK_OFFSET_KEY = "mooring.tokenizer.mark_offset"
 _WORD_START = "\u2581"
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
 _SPECIAL = {"cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -55,12 +62,20 @@ class WordPiece:
         writer.add_uint32("tokenizer.ggml.cls_token_id", self.special["cls"])
         writer.add_bool("tokenizer.ggml.normalizer.lowercase", self.lowercase)
         writer.add_bool("tokenizer.ggml.normalizer.strip_accents", self.strip_accents)
+        if self.strip_accents:
+            writer.add_uint32(MARK_OFFSET_KEY, MARK_OFFSET)
 
     def _spell(self, index: int) -> str:
         token = self.tokens[index]
         if index in self.control:
             return token
+        if self.strip_accents:
+            token = "".join(map(spell_mark, token))
         return token[2:] if token.startswith("##") else _WORD_START + token
+
+
+def spell_mark(char: str) -> str:
+    return chr(ord(char) + MARK_OFFSET) if unicodedata.category(char) in ("Mc", "Me") else char
 
 
 def read_wordpiece(folder: Path) -> WordPiece:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from mooring.errors import InvalidModelFile
+from mooring.modelstore.convert.wordpiece import MARK_OFFSET, MARK_OFFSET_KEY
 from mooring.modelstore.formats.capabilities import capabilities_of
 from mooring.modelstore.formats.ggml import FILE_TYPES
 from mooring.modelstore.formats.gguf import GGUFHeader, SkippedArray
@@ -94,6 +95,7 @@ def _model(header: GGUFHeader, architecture: str) -> ModelInfo:
         kv_layers=kv_layers,
         sliding_window=number("attention.sliding_window"),
         vocab_size=_vocab_size(header, architecture),
+        tokenizer=_tokenizer(metadata),
         causal=causal,
         pooling=pooling,
         chat_template=template,
@@ -129,6 +131,18 @@ def _vocab_size(header: GGUFHeader, architecture: str) -> int:
     if isinstance(tokens, SkippedArray):
         return tokens.count
     return len(tokens) if isinstance(tokens, list) else _int(header.metadata, f"{architecture}.vocab_size")
+
+
+def _tokenizer(metadata: dict[str, Any]) -> str:
+    model = metadata.get("tokenizer.ggml.model")
+    if model != "bert":
+        return model if isinstance(model, str) else ""
+    special = {
+        "case": metadata.get("tokenizer.ggml.normalizer.lowercase") is False,
+        "accents": metadata.get("tokenizer.ggml.normalizer.strip_accents") is False,
+        "marks": metadata.get(MARK_OFFSET_KEY) == MARK_OFFSET,
+    }
+    return "+".join([model, *(name for name, applies in special.items() if applies)])
 
 
 def _quantization(header: GGUFHeader) -> str:
