@@ -6,20 +6,32 @@ The environment is read here and nowhere else. Unknown keys and unknown ``MOORIN
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from mooring.errors import MooringError
 
 _DURATION = re.compile(r"^(?P<number>-?\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)?$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_FOR_EVER = 100 * 365 * 86400.0  # seconds; longer is not told from never, and not every clock can count it
 _BYTES = re.compile(r"^(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B)?$", re.IGNORECASE)
+
+MAX_CONTEXT = 2**24
+"""Tokens; more than any model has."""
 
 # Read by other parts of the process, not by Settings.
 _OTHER_VARIABLES = frozenset({"MOORING_HOME", "MOORING_URL", "MOORING_API_KEY"})
@@ -33,18 +45,31 @@ class ConfigError(MooringError):
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from ``300``, ``"5m"``, ``"1h30m"``-free forms like ``"90s"``; negative means for ever.
+    """Seconds from ``300``, ``"5m"``, ``"1h30m"``-free forms like ``"90s"``; -1 means for ever.
 
+    So do other negative numbers and more than 100 years. Raises ValueError, also for NaN and infinity.
     Follows Ollama's ``keep_alive``: https://docs.ollama.com/faq (a bare number is seconds).
     """
     if isinstance(value, bool):
         raise ValueError("expected a duration such as 300, '5m' or -1")
     if isinstance(value, (int, float)):
-        return float(value)
-    match = _DURATION.match(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("expected a duration such as 300, '90s', '5m', '2h' or -1 (for ever)")
-    return float(match["number"]) * _SECONDS[match["unit"]]
+        seconds = value
+    else:
+        match = _DURATION.match(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("expected a duration such as 300, '90s', '5m', '2h' or -1 (for ever)")
+        seconds = float(match["number"]) * _SECONDS[match["unit"]]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("expected a finite duration such as 300, or -1 (for ever)")
+    return float(seconds) if 0 <= seconds <= _FOR_EVER else -1.0
+
+
+def _parse_wait(value: object) -> float:
+    """Seconds that somebody waits for something: no waiting for ever, and none of no time at all."""
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("expected a duration greater than 0 and less than 100 years, such as 30 or '10m'")
+    return seconds
 
 
 def parse_bytes(value: object) -> int:
@@ -59,7 +84,19 @@ def parse_bytes(value: object) -> int:
     return int(float(match["number"]) * base ** "BKMGT".index(unit[0]))
 
 
+def _split(value: object) -> object:
+    """The items of ``a, b`` or of a JSON list, as variables give them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Wait = Annotated[float, BeforeValidator(_parse_wait)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 Size = Annotated[int, BeforeValidator(parse_bytes)]
 
 
@@ -79,7 +116,7 @@ class SourceSettings(_Section):
     ollama_registry: str = "https://registry.ollama.ai"
     registry_tokens: dict[str, SecretStr] = Field(default_factory=dict)
     """``host`` → ``user:password`` for OCI registries."""
-    insecure_registries: tuple[str, ...] = ()
+    insecure_registries: Names = ()
     """Registry hosts spoken to by plain HTTP; loopback always is."""
     connections: int = Field(default=4, ge=1, le=32)
     """Parallel parts per file."""
@@ -91,7 +128,7 @@ class DeploymentSettings(_Section):
     engine: str = "auto"
     replicas_min: int = Field(default=0, ge=0, le=64)
     replicas_max: int = Field(default=1, ge=1, le=64)
-    context: int | None = Field(default=None, ge=16)
+    context: int | None = Field(default=None, ge=16, le=MAX_CONTEXT)
     """Tokens per slot."""
     slots: int | None = Field(default=None, ge=1, le=256)
     """Sequences decoded at once, per replica."""
@@ -99,7 +136,7 @@ class DeploymentSettings(_Section):
     gpu_layers: int | None = Field(default=None, ge=0)
     keep_alive: Duration | None = None
     """Seconds of idleness before unload; negative: never; 0: at once."""
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, bool | int | FiniteFloat | str] = Field(default_factory=dict)
     """The engine's own options; it refuses those it does not know."""
 
 
@@ -116,20 +153,20 @@ class Settings(BaseSettings):
     auth: bool = True
     offline: bool = False
     database_url: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    """Further ``Host`` names accepted in open mode on loopback."""
-    allowed_origins: tuple[str, ...] = ()
-    """Web origins that may call the API from a browser (CORS)."""
+    allowed_hosts: Names = ()
+    """Further ``Host`` names accepted where no key is needed."""
+    allowed_origins: Names = ()
+    """Web origins that may call the API from a browser (CORS); ``*``: all of them."""
     keep_alive: Duration = 300.0
     queue_size: int = Field(default=256, ge=1)
     """Requests that may wait per model."""
-    queue_timeout: Duration = 600.0
-    load_timeout: Duration = 600.0
-    drain_timeout: Duration = 30.0
+    queue_timeout: Wait = 600.0
+    load_timeout: Wait = 600.0
+    drain_timeout: Wait = 30.0
     max_body_bytes: Size = 64 * 1024 * 1024
     memory_limit: Size | None = None
     """What models may use together; unset: what the machine has free."""
-    model_roots: tuple[Path, ...] = ()
+    model_roots: Folders = ()
     """Folders from which the API may use local files as models; the CLI may use any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
@@ -216,11 +253,25 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}. Mend that, or use another MOORING_HOME"
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top")
     return data
+
+
+def _read_variables() -> dict[str, Any]:
+    try:
+        return _EnvironmentOnly().model_dump(exclude_unset=True)
+    except SettingsError as error:  # pydantic_settings names the field in its message and nowhere else
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise ConfigError(f"MOORING_{field.upper()} is not valid JSON: {error.__cause__}") from error
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -234,7 +285,7 @@ def load_settings(**overrides: Any) -> Settings:
     file = home / "mooring.yaml"
     try:
         from_file = _read_file(file)
-        from_env = _EnvironmentOnly().model_dump(exclude_unset=True)
+        from_env = _read_variables()
         merged = _merge(_merge({"sources": _known_hub_variables()}, from_file), _merge(from_env, given))
         return Settings.model_validate({**merged, "home": home})
     except ValidationError as error:
@@ -289,6 +340,7 @@ def calm_openmp() -> None:
 
 
 __all__ = [
+    "MAX_CONTEXT",
     "ConfigError",
     "DeploymentSettings",
     "Settings",

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import aiohttp
 import openapi_spec_validator
+import pytest
+from structlog.testing import capture_logs
 
+from mooring.api import admin
 from mooring.api.app import openapi_document
 from mooring.config import Settings
+from mooring.egress import Egress
+from mooring.errors import MooringError
+from mooring.modelstore.pull import pull
+from mooring.modelstore.store import ModelStore
 from mooring.storage import open_storage
 from support.server import fake_deployment, fake_server
 
@@ -59,12 +66,47 @@ async def test_a_deployment_is_remembered_and_can_be_taken_back(tmp_path: Path) 
         assert (await client.delete("/admin/v1/deployments/tiny:latest")).status == 404
 
 
+async def test_a_deployment_goes_by_any_name_that_it_came_by_also_without_its_model(tmp_path: Path) -> None:
+    async with fake_server(tmp_path, {"Crew:1b": fake_deployment()}) as (services, client):
+        for name, gone in (("crew", False), ("CREW:1B", True)):
+            assert (await client.put("/admin/v1/deployments/crew", json={"engine": "fake"})).status == 200
+            if gone:
+                services.store.remove("crew")
+            assert (await client.delete(f"/admin/v1/deployments/{name}")).status == 200
+            assert await services.storage.deployments.list() == {}
+
+
+async def test_a_keep_alive_of_ages_is_for_ever(tmp_path: Path) -> None:
+    async with fake_server(tmp_path) as (_, client):
+        await client.post("/admin/v1/models/load", json={"model": "tiny", "keep_alive": 1e308})
+        response = await client.get("/admin/v1/workers")
+        assert (await response.json())["data"][0]["expires_at"] is None
+
+
+async def test_an_unforeseen_error_is_openais_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fake_server(tmp_path) as (services, client):
+        monkeypatch.setattr(services.storage.keys, "list", None)
+        with capture_logs() as logs:
+            response = await client.get("/admin/v1/keys")
+        assert [(line["event"], line["path"]) for line in logs] == [("unexpected error", "/admin/v1/keys")]
+        assert (response.status, (await response.json())["error"]["code"]) == (500, "internal_error")
+        unreadable = await client.post(
+            "/admin/v1/keys", data=b'"\xff"', headers={"content-type": "application/json"}
+        )
+        assert (unreadable.status, (await unreadable.json())["error"]["code"]) == (400, "invalid_json")
+
+
 async def test_wrong_admin_requests_are_told_what_is_wrong(tmp_path: Path) -> None:
     async with fake_server(tmp_path) as (_, client):
         for method, path, body, status in [
             ("PUT", "/admin/v1/deployments/tiny", {"replicas": 2}, 400),
             ("PUT", "/admin/v1/deployments/tiny", {"replicas_min": 3, "replicas_max": 1}, 400),
+            ("PUT", "/admin/v1/deployments/tiny", {"engine": "steam"}, 400),
+            ("PUT", "/admin/v1/deployments/tiny", {"context": 1025}, 400),
+            ("PUT", "/admin/v1/deployments/tiny", {"keep_alive": float("nan")}, 400),
+            ("PUT", "/admin/v1/deployments/tiny", {"options": {"memory": float("inf")}}, 400),
             ("PUT", "/admin/v1/deployments/nothing", {}, 404),
+            ("POST", "/admin/v1/keys", {"name": "late", "expires_at": 2**63}, 400),
             ("POST", "/admin/v1/keys", {"name": ""}, 400),
             ("DELETE", "/admin/v1/keys/none", None, 404),
             ("GET", "/admin/v1/nothing", None, 404),
@@ -85,6 +127,42 @@ async def test_a_pull_over_the_api_cannot_reach_files_or_private_addresses(tmp_p
             reported = await lines(response)
             assert "error" in reported[-1], (reference, reported)
             assert "model_roots" in str(reported[-1]) or "private" in str(reported[-1])
+
+
+async def test_a_pull_over_the_api_does_not_tell_which_files_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.gguf").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "here.gguf")
+    settings = Settings(home=tmp_path, offline=True)
+
+    async def told(reference: str) -> str:
+        with pytest.raises(MooringError) as caught:
+            await pull(ModelStore(settings.store_dir), egress, settings, reference)
+        return caught.value.message
+
+    async with Egress(settings, public_only=True) as egress:
+        for there, absent in (
+            (f"{tmp_path}/here.gguf", f"{tmp_path}/gone.gguf"),
+            (f"{tmp_path}/link", f"{tmp_path}/gone"),
+            ("./here.gguf", "./gone.gguf"),
+            ("here.gguf", "gone.gguf"),
+            ("~root/x", "~nobody-of-that-name/x"),
+        ):
+            assert (await told(there)).replace(there, "") == (await told(absent)).replace(absent, "")
+
+
+async def test_following_a_log_ends_when_the_log_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_FOLLOW_SECONDS", 0)
+    log = tmp_path / "tiny--worker_1.log"
+    log.write_text("one\n")
+    followed = admin.follow_log(log, 10)
+    assert await anext(followed) == b"one\n"
+    log.unlink()
+    assert [piece async for piece in followed] == []
 
 
 async def test_a_key_is_shown_once_and_can_be_revoked(tmp_path: Path) -> None:

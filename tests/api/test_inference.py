@@ -10,7 +10,9 @@ from typing import Any
 import openai
 import pytest
 
+from mooring.errors import InvalidParameter
 from mooring.gateway.auth import Caller
+from mooring.gateway.requests import validate
 from mooring.storage.keys import Role
 from support.server import fake_deployment, fake_server
 
@@ -67,6 +69,17 @@ async def test_errors_are_openais_and_name_what_is_wrong(tmp_path: Path) -> None
         ({"model": "tiny"}, 400, "messages"),
         ({"model": "tiny", "messages": []}, 400, "messages"),
         ({"model": "tiny", "messages": [{"content": "x"}]}, 400, "messages[0].role"),
+        ({"model": "tiny", "messages": [{"role": ["user"], "content": "x"}]}, 400, "messages[0].role"),
+        ({"model": "tiny", "messages": [{"role": {}, "content": "x"}]}, 400, "messages[0].role"),
+        (
+            {
+                "model": "tiny",
+                "messages": says("x"),
+                "tool_choice": {"type": "function", "function": {"name": ["f"]}},
+            },
+            400,
+            "tool_choice",
+        ),
         ({"model": "tiny", "messages": says("x"), "max_tokens": "many"}, 400, "max_tokens"),
         ({"model": "tiny", "messages": says("x"), "tools": "x"}, 400, "tools"),
         ({"model": "tiny", "messages": says("x"), "frobnicate": 1}, 400, "frobnicate"),
@@ -86,8 +99,21 @@ async def test_errors_are_openais_and_name_what_is_wrong(tmp_path: Path) -> None
         assert (await response.json())["error"]["code"] == "invalid_json"
         response = await client.post("/v1/chat/completions", json={"model": "tinny", "messages": says("x")})
         assert "tiny" in (await response.json())["error"]["message"]
+        wide = {"x-mooring-context": "9" * 5000}
+        response = await client.post(
+            "/v1/chat/completions", json={"model": "tiny", "messages": says("x")}, headers=wide
+        )
+        assert (await response.json())["error"]["param"] == "x-mooring-context"
+        response = await client.post("/tokenize", json={"model": "tiny", "messages": says("x")})
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "unsupported")
         response = await client.post("/v1/nothing", json={})
         assert response.status == 404
+
+
+def test_a_document_to_rank_needs_its_text() -> None:
+    body = {"model": "tiny", "query": "q", "documents": ["a", {"text": "b"}, {"title": "x"}]}
+    with pytest.raises(InvalidParameter, match=r"documents\[2\].text"):
+        validate("rerank", body)
 
 
 async def test_a_prompt_that_does_not_fit_names_both_numbers(tmp_path: Path) -> None:

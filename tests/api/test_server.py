@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,10 +13,14 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mooring.api.server import bind
+from mooring.config import ConfigError, Settings
+from mooring.engines.http import loopback_listener
 from support.server import fake_home, mooring_serve
 
 CONFIG = "deployments:\n  tiny:\n    engine: fake\n    context: 256\n    options: {token_delay: 0.02}\n"
@@ -53,6 +58,33 @@ def test_a_busy_port_is_said_in_words(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         message = refused(tmp_path, "--port", str(taken.getsockname()[1]))
     assert "--port" in message
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_this_machines_is_not_called_a_busy_port(host: str) -> None:
+    with pytest.raises(ConfigError, match="--host"):
+        bind(Settings(host=host, port=0))
+
+
+@pytest.mark.parametrize("listen", [lambda: bind(Settings(port=0)), loopback_listener])
+def test_answers_do_not_wait_for_acknowledgements_without_uvloop(
+    listen: Callable[[], socket.socket],
+) -> None:
+    async def nodelay() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen()
+        async with await asyncio.start_server(accept, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            writer.close()
+            return await accepted
+
+    assert asyncio.run(nodelay())
 
 
 def test_another_address_needs_a_key(tmp_path: Path) -> None:

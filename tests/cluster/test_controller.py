@@ -3,94 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from mooring.cluster.controller import Controller
-from mooring.cluster.replica import ProgressHook, Replica
-from mooring.config import Settings
-from mooring.engines.base import WorkerSpec
+from mooring.cluster.replica import ReplicaState
 from mooring.errors import MemoryBusy, ModelNotFound, ModelTooLarge, WorkerFailed
-from mooring.telemetry.metrics import Metrics
-from support.server import fake_deployment, fake_home
-
-
-@dataclass(eq=False)
-class Worker:
-    """A process that exists only here."""
-
-    spec: WorkerSpec
-    pid: int = 1
-    url: str = "http://127.0.0.1:1"
-    code: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self.code)
-
-    async def stop(self) -> None:
-        self.die(0)
-
-    def die(self, code: int) -> None:
-        if not self.code.done():
-            self.code.set_result(code)
-
-    def memory_bytes(self) -> int:
-        return 0
-
-    def log_tail(self, lines: int) -> Sequence[str]:
-        return ("last words",)
-
-
-@dataclass
-class Launcher:
-    """Starts workers at once, or fails ``failures`` times first; ``gate`` holds starts back."""
-
-    started: list[Worker] = field(default_factory=list)
-    failures: int = 0
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def start(self, spec: WorkerSpec, on_progress: ProgressHook) -> Worker:
-        await self.gate.wait()
-        if self.failures:
-            self.failures -= 1
-            raise WorkerFailed("it fell over")
-        self.started.append(Worker(spec))
-        return self.started[-1]
-
-    def models(self) -> list[str]:
-        return [worker.spec.model for worker in self.started]
-
-
-@asynccontextmanager
-async def cluster(home: Path, *names: str, **settings: object) -> AsyncIterator[tuple[Controller, Launcher]]:
-    store = fake_home(home, *names)
-    launcher = Launcher()
-    launcher.gate.set()
-    chosen = Settings.model_validate({"home": home, **settings})
-    controller = Controller(chosen, store, launcher, Metrics())
-    for name in names:
-        controller.declare(f"{name}:latest", fake_deployment())
-    try:
-        yield controller, launcher
-    finally:
-        await controller.close()
-
-
-async def load(controller: Controller, name: str) -> Replica:
-    deployment, _ = controller.resolve(name)
-    task = controller.ensure(deployment)
-    return await task if task is not None else deployment.ready[0]
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
+from support.cluster import cluster, load, until
+from support.server import fake_deployment
 
 
 async def predicted(home: Path) -> int:
@@ -119,7 +39,7 @@ async def test_the_model_worth_least_makes_room(tmp_path: Path) -> None:
         deployment, _ = controller.resolve("a")
         for _ in range(20):
             controller.begin(often)
-            controller.end(deployment, often, healthy=True)
+            controller.end(deployment, often, answered=True)
         seldom.idle_since = often.idle_since
         await load(controller, "c")
         states = {name: d.state for name, d in controller.deployments.items()}
@@ -135,7 +55,7 @@ async def test_a_busy_model_is_waited_for_and_never_evicted(tmp_path: Path) -> N
         waiting = asyncio.create_task(load(controller, "b"))
         assert not (await asyncio.wait([waiting], timeout=0.1))[0]
         assert first.state == "loaded"
-        controller.end(first, busy, healthy=True)
+        controller.end(first, busy, answered=True)
         await asyncio.wait_for(waiting, 5)
         assert first.state == "cold"
 
@@ -186,7 +106,7 @@ async def test_a_crash_is_explained_and_starts_a_back_off(tmp_path: Path) -> Non
         assert deployment.crashes == 1
         await load(controller, "a")
         controller.begin(deployment.ready[0])
-        controller.end(deployment, deployment.ready[0], healthy=True)
+        controller.end(deployment, deployment.ready[0], answered=True)
         assert deployment.crashes == 0
 
 
@@ -211,7 +131,7 @@ async def test_an_idle_model_goes_after_its_time_and_not_before(tmp_path: Path) 
         controller.begin(replica)
         assert not (await asyncio.wait([asyncio.create_task(replica.idle.wait())], timeout=0.15))[0]
         assert deployment.ready
-        controller.end(deployment, replica, healthy=True)
+        controller.end(deployment, replica, answered=True)
         await until(lambda: not deployment.replicas)
 
 
@@ -223,7 +143,7 @@ async def test_unloading_waits_for_running_requests(tmp_path: Path) -> None:
         unloading = asyncio.create_task(controller.unload(deployment))
         assert not (await asyncio.wait([unloading], timeout=0.05))[0]
         assert not replica.has_room
-        controller.end(deployment, replica, healthy=True)
+        controller.end(deployment, replica, answered=True)
         await asyncio.wait_for(unloading, 5)
         assert deployment.state == "cold"
 
@@ -261,3 +181,68 @@ async def test_files_of_a_loaded_model_survive_its_removal(tmp_path: Path) -> No
         assert replica.spec.weights.exists()
         await controller.unload(deployment)
         await until(lambda: not replica.spec.weights.exists())
+
+
+async def test_cancelling_a_load_that_evicts_leaves_no_half_stopped_model(tmp_path: Path) -> None:
+    size = await predicted(tmp_path / "probe")
+    async with cluster(tmp_path, "a", "b", memory_limit=int(1.5 * size)) as (controller, launcher):
+        await load(controller, "a")
+        slow = asyncio.Event()
+        first = launcher.started[0]
+        end = first.stop
+
+        async def stop_slowly() -> None:
+            await slow.wait()
+            await end()
+
+        first.stop = stop_slowly  # type: ignore[method-assign]
+        loading = asyncio.create_task(load(controller, "b"))
+        a, _ = controller.resolve("a")
+        await until(lambda: a.replicas[0].state is ReplicaState.STOPPED)
+        b, _ = controller.resolve("b")
+        await controller.unload(b)
+        await asyncio.wait([loading])
+        slow.set()
+        await until(lambda: not a.replicas)
+        assert (await load(controller, "b")).state is ReplicaState.READY
+
+
+async def test_a_further_replica_that_cannot_fit_is_given_up_at_once(tmp_path: Path) -> None:
+    size = await predicted(tmp_path / "probe")
+    async with cluster(tmp_path, "a", memory_limit=int(1.5 * size)) as (controller, launcher):
+        await load(controller, "a")
+        deployment, _ = controller.resolve("a")
+        with pytest.raises((MemoryBusy, ModelTooLarge)):
+            await asyncio.wait_for(controller.start_replica(deployment), 2)
+        assert len(launcher.started) == 1
+        assert deployment.ready
+
+
+async def test_a_pinned_model_survives_an_unload_while_it_loads(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as (controller, launcher):
+        launcher.gate.clear()
+        pinned = controller.declare("a:latest", fake_deployment(replicas_min=1))
+        await until(lambda: pinned.starting is not None and pinned.replicas)
+        await controller.unload(pinned)
+        launcher.gate.set()
+        await until(lambda: pinned.ready)
+
+
+async def test_a_first_wish_replaces_what_was_loaded_without_one(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as (controller, _):
+        deployment, _ = controller.resolve("a")
+        deployment.wish = fake_deployment(context=512)
+        old = await load(controller, "a")
+        controller.declare("a:latest", fake_deployment(context=128))
+        await until(lambda: not deployment.replicas)
+        assert old.context == 512
+        assert (await load(controller, "a")).context == 128
+
+
+async def test_a_new_keep_alive_alone_ends_no_worker(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a") as (controller, launcher):
+        replica = await load(controller, "a")
+        controller.declare("a:latest", fake_deployment(keep_alive=-1))
+        assert replica.expires_at is None
+        assert (await load(controller, "a")) is replica
+        assert len(launcher.started) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -88,4 +90,30 @@ async def test_deleting_says_whether_there_was_one(tmp_path: Path) -> None:
 async def test_a_database_url_without_a_driver_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="postgres"):
         async with open_storage(Settings(home=tmp_path, database_url="nonsense://x")):
+            pass
+
+
+async def test_keys_can_be_revoked_while_others_write(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    async with open_storage(settings) as storage:
+        await storage.deployments.put("m:latest", DeploymentSettings())
+        key, _ = await storage.keys.create("one", Role.MEMBER)
+
+        def write_first(_: sa.Connection, __: object, statement: str, *___: object) -> None:
+            """Another process writes between revoke's reading and its writing."""
+            if statement.startswith("UPDATE keys"):
+                connection = sqlite3.connect(tmp_path / "state.db", timeout=0, isolation_level=None)
+                with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+                    connection.execute("DELETE FROM deployments")  # locked, as it is to be
+
+        sa.event.listen(storage.engine.sync_engine, "before_cursor_execute", write_first)
+        assert (await storage.keys.revoke(key.id)).revoked_at is not None
+
+
+async def test_a_database_of_a_newer_version_says_what_to_do(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    async with open_storage(settings) as storage, storage.engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigError, match="newer Mooring"):
+        async with open_storage(settings):
             pass

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,6 +20,7 @@ import uvicorn
 from mooring.api.app import create_app
 from mooring.api.services import Services, open_services
 from mooring.config import DeploymentSettings, Settings
+from mooring.engines.http import loopback_listener
 from mooring.modelstore.references import add_reference
 from mooring.modelstore.store import ModelStore
 from support.tiny_models import LlamaShape, write_llama
@@ -67,7 +67,7 @@ class Client:
 @asynccontextmanager
 async def listening(services: Services) -> AsyncIterator[Client]:
     """Serve the app on a loopback port of its own; yields a client whose base URL it is."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = loopback_listener()
     config = uvicorn.Config(
         create_app(services), log_config=None, lifespan="off", timeout_graceful_shutdown=5
     )

@@ -21,11 +21,13 @@ from mooring.api.services import Services
 from mooring.cluster.deployment import Deployment
 from mooring.cluster.hardware import read_machine
 from mooring.cluster.launch_local import tail
+from mooring.cluster.planning import engine_for
 from mooring.cluster.replica import Replica
-from mooring.config import DeploymentSettings, Duration
-from mooring.errors import BadRequest, InvalidParameter, MooringError, NotFound
+from mooring.config import MAX_CONTEXT, DeploymentSettings, Duration
+from mooring.errors import BadRequest, InvalidParameter, MooringError, NotFound, StoreError
 from mooring.gateway.answer import error_body
 from mooring.modelstore.names import ModelName
+from mooring.modelstore.store import Model
 from mooring.storage.keys import Key, Role
 
 _NDJSON = "application/x-ndjson"
@@ -39,7 +41,7 @@ class _Body(BaseModel):
 class LoadBody(_Body):
     model: str = Field(min_length=1)
     keep_alive: Duration | None = None
-    context: int | None = Field(default=None, ge=16)
+    context: int | None = Field(default=None, ge=16, le=MAX_CONTEXT)
 
 
 class ModelBody(_Body):
@@ -54,7 +56,7 @@ class PullBody(_Body):
 class KeyBody(_Body):
     name: str = Field(min_length=1, max_length=128)
     role: Literal["admin", "member"] = "member"
-    expires_at: int | None = None
+    expires_at: int | None = Field(default=None, le=2**53)
     """Epoch milliseconds."""
 
 
@@ -141,22 +143,25 @@ async def model_logs(
     if not logs:
         raise NotFound(f"'{short}' was not loaded yet, so there is no log.")
     if follow:
-        return StreamingResponse(_follow(logs[-1], lines), media_type="text/plain")
+        return StreamingResponse(follow_log(logs[-1], lines), media_type="text/plain")
     return PlainTextResponse("\n".join(tail(logs[-1], lines)) + "\n")
 
 
-async def _follow(path: Path, lines: int) -> AsyncIterator[bytes]:
-    """The last lines, then what is written, until the client leaves."""
-    size = path.stat().st_size
-    yield "".join(f"{line}\n" for line in tail(path, lines)).encode()
-    while True:
-        await asyncio.sleep(_FOLLOW_SECONDS)
-        if path.stat().st_size > size:
-            with path.open("rb") as file:
-                file.seek(size)
-                new = file.read()
-            size += len(new)
-            yield new
+async def follow_log(path: Path, lines: int) -> AsyncIterator[bytes]:
+    """The last lines, then what is written, until the client leaves or the log is removed."""
+    try:
+        size = path.stat().st_size
+        yield "".join(f"{line}\n" for line in tail(path, lines)).encode()
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            if path.stat().st_size > size:
+                with path.open("rb") as file:
+                    file.seek(size)
+                    new = file.read()
+                size += len(new)
+                yield new
+    except FileNotFoundError:  # only the newest logs of a model are kept
+        return
 
 
 @router.post("/models/load", summary="Load a model and say how far it is (NDJSON).")
@@ -192,21 +197,41 @@ async def deployments(services: Held) -> dict[str, Any]:
 
 @router.put("/deployments/{name:path}", summary="Deploy a model, or change how it is deployed.")
 async def put_deployment(services: Held, name: str, wish: DeploymentSettings) -> dict[str, Any]:
-    if wish.replicas_max < wish.replicas_min:
-        raise InvalidParameter("replicas_max", "must not be less than replicas_min")
-    short = services.store.get(name).name.short
+    model = services.store.get(name)
+    _check_wish(wish, model)
+    short = model.name.short
     await services.storage.deployments.put(short, wish)
     deployment = services.controller.declare(short, wish)
     return {"model": short, "state": deployment.state, **wish.model_dump()}
 
 
+def _check_wish(wish: DeploymentSettings, model: Model) -> None:
+    """Raises InvalidParameter, or UnsupportedCapability when the engine does not run the model."""
+    if wish.replicas_max < wish.replicas_min:
+        raise InvalidParameter("replicas_max", "must not be less than replicas_min")
+    engine_for(wish, model)
+    longest = model.info.context_length
+    if longest and wish.context is not None and wish.context > longest:
+        raise InvalidParameter("context", f"must be at most {longest}, the most that {model.name.short} has")
+
+
 @router.delete("/deployments/{name:path}", summary="Take a deployment back and unload its model.")
 async def delete_deployment(services: Held, name: str) -> dict[str, Any]:
-    short = ModelName.parse(name).short
+    short = await _deployed(services, name)
     if not await services.storage.deployments.delete(short):
         raise NotFound(f"'{short}' is not deployed; /admin/v1/deployments lists what is.")
     await services.controller.withdraw(short)
     return {"model": short, "deleted": True}
+
+
+async def _deployed(services: Services, name: str) -> str:
+    """The name under which a model is deployed; the model itself may be gone from the store."""
+    try:
+        short = services.store.get(name).name.short
+    except (NotFound, StoreError):
+        short = ModelName.parse(name).short
+    deployed = await services.storage.deployments.list()
+    return next((known for known in deployed if known.casefold() == short.casefold()), short)
 
 
 @router.get("/keys", summary="The keys, without their secrets.")
@@ -258,6 +283,15 @@ async def _on_missing(request: Request, _: Exception) -> Response:
     return JSONResponse(error_body(missing), 404)
 
 
+async def _on_unreadable(_: Request, __: Exception) -> Response:
+    return JSONResponse(error_body(BadRequest("The body cannot be read as JSON.", code="invalid_json")), 400)
+
+
+async def _on_unexpected(_: Request, __: Exception) -> Response:
+    """Starlette raises the error again behind this answer, and the application above logs it."""
+    return JSONResponse(error_body(asgi.unexpected()), 500)
+
+
 async def _demand_json(request: Request) -> None:
     if request.method in ("POST", "PUT"):
         if int(request.headers.get("content-length", "0")) > 1 << 20:
@@ -275,8 +309,10 @@ def create_admin(services: Services | None) -> FastAPI:
         exception_handlers={
             MooringError: _on_mooring_error,
             RequestValidationError: _on_invalid,
+            400: _on_unreadable,
             404: _on_missing,
             405: _on_missing,
+            Exception: _on_unexpected,
         },
     )
     app.state.services = services

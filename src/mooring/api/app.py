@@ -36,11 +36,12 @@ class App:
         if scope["type"] != "http":
             await self._admin(scope, receive, send)
             return
-        started = False
+        started = finished = False
 
         async def watched_send(message: Any) -> None:
-            nonlocal started
+            nonlocal started, finished
             started = True
+            finished = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
@@ -49,11 +50,11 @@ class App:
             await asgi.send_error(send, error)
         except Exception:  # the last line of defence: the cause is logged, the client gets an answer
             log.exception("unexpected error", path=scope["path"])
+            if finished:
+                return
             if started:
                 raise
-            await asgi.send_error(
-                send, MooringError("The server made an error; its log has the details. Try again.")
-            )
+            await asgi.send_error(send, asgi.unexpected())
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, path, method = self._services, scope["path"], scope["method"]
@@ -75,13 +76,13 @@ class App:
             raise NotFound(f"There is nothing at {method} {path}.")
 
     def _protect(self, scope: Scope) -> None:
-        """In open mode: who asks must be on this machine and not a foreign web page."""
+        """In open mode: who asks must not be a foreign web page, whatever name it gave this machine."""
         if not self._services.auth.open_mode:
             return
         headers = asgi.headers_of(scope)
-        if self._loopback:
-            check_host(headers, self._services.settings.allowed_hosts)
-        check_origin(headers, self._services.settings.allowed_origins)
+        settings = self._services.settings
+        check_host(headers, (*settings.allowed_hosts, settings.host), addresses=not self._loopback)
+        check_origin(headers, settings.allowed_origins)
 
     async def _read(self, path: str, method: str, scope: Scope, receive: Receive, send: Send) -> None:
         """``/v1/models`` and ``/metrics``."""
@@ -95,7 +96,8 @@ class App:
         elif path.startswith("/v1/models/"):
             await openai.get_model(services, path.removeprefix("/v1/models/"), send)
         elif path == "/metrics":
-            require_admin(caller)
+            if not services.auth.open_mode:
+                require_admin(caller)
             await metrics_page(services, send)
         else:
             raise NotFound(f"There is nothing at {path}. /v1/models lists the models.")

@@ -116,6 +116,11 @@ async def send_error(send: Send, error: MooringError, extra: Iterable[tuple[byte
     await send_bytes(send, error.status, orjson.dumps(error_body(error)), [*error_headers(error), *extra])
 
 
+def unexpected() -> MooringError:
+    """What a client is told of an error that nobody foresaw."""
+    return MooringError("The server made an error; its log has the details. Try again.")
+
+
 def require_json(headers: Mapping[str, str]) -> None:
     """Raises BadRequest unless the content type is JSON: browsers cannot send that across origins unasked."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

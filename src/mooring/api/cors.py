@@ -15,6 +15,6 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         app,
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["authorization", "content-type", "x-api-key", "x-mooring-context"],
+        allow_headers=["*"],  # OpenAI's client for browsers sends a dozen of its own (x-stainless-…)
         expose_headers=["x-request-id", "x-mooring-worker", "x-mooring-queue-position", "retry-after"],
     )

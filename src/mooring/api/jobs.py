@@ -11,6 +11,7 @@ import orjson
 from mooring.api.services import Services
 from mooring.errors import MooringError
 from mooring.gateway.answer import error_body
+from mooring.gateway.dispatch import Lease
 from mooring.modelstore.pull import pull
 from mooring.types import Progress
 
@@ -30,6 +31,7 @@ async def load_lines(
     task = asyncio.create_task(
         services.dispatcher.acquire(deployment, tenant="local", context=context, keep_alive=keep_alive)
     )
+    task.add_done_callback(_give_back)  # also when the client has left in the meantime
     last = -1
     try:
         while not (await asyncio.wait([task], timeout=_REPORT_SECONDS))[0]:
@@ -37,14 +39,18 @@ async def load_lines(
             if share != last:
                 yield _line({"status": "loading", "completed": share, "total": 100})
             last = share
-        lease = task.result()
-        lease.release()
+        task.result()
         services.controller.rearm(deployment)
         yield _SUCCESS
     except MooringError as error:
         yield _line(error_body(error))
     finally:
         task.cancel()
+
+
+def _give_back(task: asyncio.Task[Lease]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().release()
 
 
 async def pull_lines(services: Services, reference: str, name: str | None) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from mooring.cluster.replica import Replica
 
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+_ABOUT = re.compile(r"^# (?:HELP|TYPE) (\S+)")
 
 
 async def metrics_page(services: Services, send: Send) -> None:
@@ -48,9 +49,8 @@ def merge(pages: list[tuple[Replica, str]]) -> bytes:
     for replica, page in pages:
         own = f'model="{replica.spec.model}",worker="{replica.id}"'
         for line in page.splitlines():
-            if line.startswith("# "):
-                name = line.split(" ", 3)[2]
-                head = heads.setdefault(name, [])
+            if (about := _ABOUT.match(line)) is not None:
+                head = heads.setdefault(about[1], [])
                 if line not in head:
                     head.append(line)
             elif (match := _SAMPLE.match(line)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -22,15 +23,17 @@ from mooring.errors import Conflict
 from mooring.telemetry.logging import configure_logging, get_logger
 
 log = get_logger(__name__)
+_LAST_CALL_SECONDS = 1.5
 
 
 def serve(settings: Settings, deployments: Mapping[str, DeploymentSettings]) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit code. ``deployments`` are declared and remembered.
 
-    Raises Conflict when the port is busy, ConfigError when the address would be open to others without a key.
+    Raises Conflict when the port is busy, ConfigError when the address is not this machine's or would be open to
+    others without a key.
     """
     configure_logging(settings.log_level, settings.log_format)
-    listener = _bind(settings)
+    listener = bind(settings)
     with contextlib.closing(listener), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, deployments, listener))
 
@@ -45,15 +48,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
+    """Take the port. Raises Conflict, ConfigError; see ``serve``."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    # With the protocol named, asyncio sets TCP_NODELAY also where there is no uvloop.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if sys.platform != "win32":
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"Cannot listen on '{settings.host}': {error.strerror or error}. Give --host a name or an address "
+                f"of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for its network."
+            ) from error
         raise Conflict(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Another program "
             f"(perhaps another `mooring serve`) has that port; choose one with --port.",
@@ -116,9 +126,21 @@ class _Server(uvicorn.Server):
         print(f"Mooring is ready: {self._services.url}  ({mode})", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._services.dispatcher.draining = True
-        log.info("draining", seconds=self._services.settings.drain_timeout)
-        await super().shutdown(sockets)
+        services, seconds = self._services, self._services.settings.drain_timeout
+        services.dispatcher.draining = True
+        log.info("draining", seconds=seconds)
+        last_call = asyncio.create_task(_last_call(services, max(0.0, seconds - _LAST_CALL_SECONDS)))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last_call.cancel()
+
+
+async def _last_call(services: Services, seconds: float) -> None:
+    """Before time is up, tell those who still wait or read: an error in words instead of a cut connection."""
+    await asyncio.sleep(seconds)
+    services.dispatcher.refuse_waiting()
+    await services.controller.close()
 
 
 @contextlib.contextmanager

@@ -50,13 +50,13 @@ class Controller:
             self.declare(name, wish)
 
     def declare(self, name: str, wish: DeploymentSettings) -> Deployment:
-        """Set the wish of a model. Running replicas that no longer fit it are replaced when next idle."""
+        """Set the wish of a model. Replicas that were started for another finish their requests and end."""
         deployment = self._deployment(name)
-        changed = deployment.declared and deployment.wish != wish
         deployment.wish, deployment.declared = wish, True
-        if changed:
-            for replica in deployment.alive:
+        for replica in deployment.ready:
+            if not _serves(replica, wish):
                 self._spawn(self.stop_replica(replica))
+        self.rearm(deployment)
         if deployment.pinned and deployment.keeper is None:
             deployment.keeper = asyncio.create_task(self._keep(deployment))
         return deployment
@@ -99,14 +99,17 @@ class Controller:
         """Start one more replica, unless one is starting already."""
         if deployment.starting is None:
             deployment.starting = asyncio.create_task(self._start(deployment, context))
-            deployment.starting.add_done_callback(lambda task: self._started(deployment, task))
+            deployment.starting.add_done_callback(lambda task: self._started(deployment, task, context))
         return deployment.starting
 
-    def _started(self, deployment: Deployment, task: asyncio.Task[Replica]) -> None:
+    def _started(self, deployment: Deployment, task: asyncio.Task[Replica], context: int) -> None:
         deployment.starting = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            deployment.last_error = str(error)
+        if task.cancelled():
+            why = f"'{deployment.name}' was unloaded while it was loading. Send the request again."
+            deployment.failed(Unavailable(why, code="unloaded", retry_after=1), 0)
+        elif (error := task.exception()) is not None:
             log.warning("model did not load", model=deployment.name, error=str(error))
+            deployment.failed(error, context)
         deployment.changed()
 
     async def _start(self, deployment: Deployment, context: int) -> Replica:
@@ -143,7 +146,10 @@ class Controller:
             slots=replica.spec.slots,
         )
         self._spawn(self._watch(deployment, replica))
-        self._arm(deployment, replica)
+        if _serves(replica, deployment.wish):
+            self._arm(deployment, replica)
+        else:  # the wish has changed meanwhile
+            self._spawn(self.stop_replica(replica))
         return replica
 
     async def _wait_out_crashes(self, deployment: Deployment) -> None:
@@ -158,18 +164,31 @@ class Controller:
             await asyncio.sleep(wait)
 
     async def _reserve(self, deployment: Deployment, model: Model, context: int) -> Replica:
-        """Choose a plan, find the memory for it and book it, so that two loads never count the same bytes."""
-        async with self._memory.lock:
-            planned = await asyncio.to_thread(
-                plan_worker, model, deployment.wish, context, self._memory.potential(deployment)
-            )
-            outgrown = [r for r in deployment.ready if r.context < planned.spec.context and context]
-            for replica in outgrown:
-                self._spawn(self.stop_replica(replica))
-            await self._memory.make_room(planned.plan, deployment)
-            replica = Replica(planned.spec, planned.target, planned.plan)
-            deployment.replicas.append(replica)
-            return replica
+        """Choose a plan, find the memory for it and book it, so that two loads never count the same bytes.
+
+        Replicas with less context than asked for make way; a further one gets the context of those there are.
+        """
+        deadline = time.monotonic() + self.settings.queue_timeout
+        wish = deployment.wish
+        while True:
+            freed = self._memory.next_freed()
+            async with self._memory.lock:
+                kept = [r.context for r in deployment.ready if r.context >= context and _serves(r, wish)]
+                planned = await asyncio.to_thread(
+                    plan_worker, model, wish, max([context, *kept]), self._memory.potential(deployment)
+                )
+                for replica in deployment.ready:
+                    if context and replica.context < planned.spec.context:
+                        self._spawn(self.stop_replica(replica))
+                if await self._memory.make_room(planned.plan, deployment):
+                    replica = Replica(planned.spec, planned.target, planned.plan, wish)
+                    deployment.replicas.append(replica)
+                    return replica
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await freed.wait()
+            except TimeoutError:
+                raise self._memory.busy(planned.plan, deployment) from None
 
     async def _watch(self, deployment: Deployment, replica: Replica) -> None:
         """Wait for the process to end; if nobody asked it to, that is a crash."""
@@ -177,11 +196,8 @@ class Controller:
         code = await replica.process.wait()
         if replica.state is not ReplicaState.READY and replica.state is not ReplicaState.DRAINING:
             return
-        stopping = replica.state is ReplicaState.DRAINING and replica.active == 0
         replica.log_tail = replica.process.log_tail(20)
-        self._forget(deployment, replica, "" if stopping else f"worker ended: {explain_exit(code)}")
-        if stopping:
-            return
+        self._forget(deployment, replica, f"worker ended: {explain_exit(code)}")
         self._metrics.worker_crashes.labels(deployment.name).inc()
         deployment.note_crash()
         deployment.last_error = replica.last_error
@@ -196,7 +212,7 @@ class Controller:
 
     async def _keep(self, deployment: Deployment) -> None:
         """Hold a pinned deployment at its minimum, whatever happens to its workers."""
-        wake = asyncio.Event()
+        wake, failures = asyncio.Event(), 0
         deployment.listeners.append(wake.set)
         try:
             while deployment.pinned and not self._closing:
@@ -204,10 +220,13 @@ class Controller:
                 if len(deployment.alive) >= deployment.wish.replicas_min:
                     await wake.wait()
                     continue
-                try:
-                    await asyncio.shield(self.start_replica(deployment))
-                except MooringError:
-                    await asyncio.sleep(min(_PINNED_RETRY, 2.0 ** min(deployment.crashes, 5)))
+                task = self.start_replica(deployment)
+                await asyncio.wait([task])
+                if not task.cancelled() and task.exception() is None:
+                    failures = 0
+                else:
+                    failures += 1
+                    await asyncio.sleep(min(_PINNED_RETRY, 2.0**failures))
         finally:
             deployment.listeners.remove(wake.set)
             deployment.keeper = None
@@ -223,17 +242,17 @@ class Controller:
             replica.idle_timer.cancel()
             replica.idle_timer = None
 
-    def end(self, deployment: Deployment, replica: Replica, *, healthy: bool) -> None:
-        """A request has left this replica; ``healthy`` if it was answered."""
+    def end(self, deployment: Deployment, replica: Replica, *, answered: bool) -> None:
+        """A request has left this replica; ``answered`` if the worker answered it to the end."""
         replica.active -= 1
         replica.served += 1
         deployment.uses += 1
-        if healthy:
+        if answered:
             deployment.note_success()
         if replica.active == 0:
             replica.idle.set()
             self._arm(deployment, replica)
-            self._memory.freed.set()
+            self._memory.note_freed()
         deployment.changed()
 
     def keep_alive(self, deployment: Deployment) -> float:
@@ -272,15 +291,25 @@ class Controller:
 
     # -- stopping -------------------------------------------------------------------------------
 
-    async def stop_replica(self, replica: Replica, *, wait_for_requests: bool = True) -> None:
-        """Take no more requests, let the running ones finish, then end the process and free its memory."""
+    async def stop_replica(self, replica: Replica) -> None:
+        """Take no more requests, let the running ones finish, then end the process and free its memory.
+
+        That goes on to its end even if the caller is cancelled.
+        """
+        if replica.stopping is None:
+            if replica.state is not ReplicaState.READY:
+                return
+            replica.state = ReplicaState.DRAINING
+            replica.stopping = asyncio.create_task(self._stop(replica))
+        await asyncio.shield(replica.stopping)
+
+    async def _stop(self, replica: Replica) -> None:
         deployment = self.deployments[replica.spec.model]
-        if replica.state not in (ReplicaState.READY, ReplicaState.DRAINING) or replica.process is None:
-            return
-        replica.state = ReplicaState.DRAINING
-        if wait_for_requests and replica.active:
-            await replica.idle.wait()
+        await replica.idle.wait()
+        if replica not in deployment.replicas:
+            return  # it crashed while it drained
         replica.state = ReplicaState.STOPPED
+        assert replica.process is not None
         await replica.process.stop()
         self._forget(deployment, replica, "")
         deployment.changed()
@@ -295,7 +324,7 @@ class Controller:
             deployment.replicas.remove(replica)
         if not deployment.replicas:
             deployment.request_keep_alive = None
-        self._memory.freed.set()
+        self._memory.note_freed()
         self._spawn(asyncio.to_thread(replica.held.close))
 
     async def unload(self, deployment: Deployment) -> None:
@@ -316,7 +345,10 @@ class Controller:
                 if task is not None:
                     task.cancel()
         replicas = [replica for d in self.deployments.values() for replica in list(d.replicas)]
-        await asyncio.gather(*(self.stop_replica(r, wait_for_requests=False) for r in replicas))
+        for replica in replicas:
+            replica.last_error = "the server is shutting down"
+            replica.idle.set()  # nobody is waited for any more
+        await asyncio.gather(*(self.stop_replica(replica) for replica in replicas))
         if self._tasks:
             _, late = await asyncio.wait(list(self._tasks), timeout=_CLOSE_SECONDS)
             for task in late:
@@ -326,3 +358,9 @@ class Controller:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _serves(replica: Replica, wish: DeploymentSettings) -> bool:
+    """Whether a replica is what ``wish`` would start; how many and how long they live is another matter."""
+    ignored = {"replicas_min", "replicas_max", "keep_alive"}
+    return replica.wish.model_dump(exclude=ignored) == wish.model_dump(exclude=ignored)

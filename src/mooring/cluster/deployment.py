@@ -13,11 +13,13 @@ from mooring.modelstore.store import Model
 
 _BACKOFF_CAP = 30.0
 _CRASH_LOOP = 3
+_GROWTH_PAUSE = 30.0
 
 
 @dataclass(eq=False)
 class Deployment:
-    """Owned by the controller. ``name`` is the model's short name; ``listeners`` hear of any change in room.
+    """Owned by the controller. ``name`` is the model's short name; ``listeners`` hear of any change in room,
+    ``failure_listeners`` before them why a worker with at least so many tokens of context did not start.
 
     ``entry`` is the model's entry in the store, as last read. ``request_keep_alive`` is what the last request asked for; it outranks the wish until the model unloads.
     """
@@ -28,12 +30,14 @@ class Deployment:
     entry: Model | None = None
     replicas: list[Replica] = field(default_factory=list)
     listeners: list[Callable[[], None]] = field(default_factory=list)
+    failure_listeners: list[Callable[[BaseException, int], None]] = field(default_factory=list)
     starting: asyncio.Task[Replica] | None = None
     keeper: asyncio.Task[None] | None = None
     request_keep_alive: float | None = None
     uses: int = 0
     crashes: int = 0
     not_before: float = 0.0
+    grow_after: float = 0.0
     last_error: str = ""
 
     @property
@@ -71,6 +75,13 @@ class Deployment:
             ):
                 best = replica
         return best
+
+    def failed(self, error: BaseException, context: int) -> None:
+        """No worker came. Another replica beside a working one is not tried again at once."""
+        self.last_error = str(error)
+        self.grow_after = time.monotonic() + _GROWTH_PAUSE
+        for listener in self.failure_listeners:
+            listener(error, context)
 
     def changed(self) -> None:
         for listener in self.listeners:

@@ -31,7 +31,7 @@ def worth(replica: Replica, deployment: Deployment, now: float) -> float:
 
 
 class Memory:
-    """``lock`` is held from reading what is free until the room is booked; ``freed`` is set when some was."""
+    """``lock`` is held from reading what is free until the room is booked, and never while waiting for others."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Memory:
         self._deployments = deployments
         self._stop = stop
         self.lock = asyncio.Lock()
-        self.freed = asyncio.Event()
+        self._freed = asyncio.Event()
 
     def _replicas(self) -> list[tuple[Deployment, Replica]]:
         return [(d, r) for d in self._deployments.values() for r in d.replicas]
@@ -62,34 +62,52 @@ class Memory:
         movable = sum(r.predicted_bytes for d, r in self._replicas() if not d.pinned or d is deployment)
         return self.available() + movable
 
-    async def make_room(self, plan: LoadPlan, deployment: Deployment) -> None:
-        """Unload idle models, least worth first, until ``plan`` fits; wait for busy ones.
+    def note_freed(self) -> None:
+        """Memory was given back, or a busy model became idle: whoever waits looks again."""
+        self._freed.set()
+        self._freed = asyncio.Event()
 
-        Raises MemoryBusy when that takes longer than the queue's time-out.
+    def next_freed(self) -> asyncio.Event:
+        """The event of the next ``note_freed``; take it before looking, so that none is missed."""
+        return self._freed
+
+    async def make_room(self, plan: LoadPlan, deployment: Deployment) -> bool:
+        """Unload idle models, least worth first, until ``plan`` fits; False if busy ones must be waited for.
+
+        Call with ``lock`` held. Raises MemoryBusy when waiting would not help either: what is in the way is
+        pinned, or the deployment's own.
         """
         need = plan.estimate.ram_total
-        deadline = time.monotonic() + self._settings.queue_timeout
         while need > self.available():
-            self.freed.clear()
             victim = self._victim(deployment)
-            if victim is not None:
-                log.info(
-                    "unloading a model to make room",
-                    model=victim.spec.model,
-                    frees=victim.predicted_bytes,
-                    wanted_by=deployment.name,
-                )
-                await self._stop(victim)
-                continue
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await self.freed.wait()
-            except TimeoutError:
-                raise MemoryBusy(
-                    f"'{deployment.name}' needs {need / GIB:.2f} GiB, but {self.available() / GIB:.2f} GiB are "
-                    f"free and the loaded models are in use. Try again later, or stop one with `mooring stop`.",
-                    retry_after=30,
-                ) from None
+            if victim is None:
+                if need > self.available() + self._on_its_way(deployment):
+                    raise self.busy(plan, deployment)
+                return False
+            log.info(
+                "unloading a model to make room",
+                model=victim.spec.model,
+                frees=victim.predicted_bytes,
+                wanted_by=deployment.name,
+            )
+            await self._stop(victim)
+        return True
+
+    def _on_its_way(self, deployment: Deployment) -> int:
+        """Bytes that will be free once others' requests are done and replicas that are stopping have gone."""
+        return sum(
+            r.predicted_bytes
+            for d, r in self._replicas()
+            if r.state is ReplicaState.DRAINING or (d is not deployment and not d.pinned)
+        )
+
+    def busy(self, plan: LoadPlan, deployment: Deployment) -> MemoryBusy:
+        need = plan.estimate.ram_total
+        return MemoryBusy(
+            f"'{deployment.name}' needs {need / GIB:.2f} GiB, but {self.available() / GIB:.2f} GiB are "
+            f"free and the loaded models are in use. Try again later, or stop one with `mooring stop`.",
+            retry_after=30,
+        )
 
     def _victim(self, wanted_by: Deployment) -> Replica | None:
         now = time.monotonic()

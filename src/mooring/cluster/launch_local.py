@@ -130,7 +130,7 @@ def _verdict(event: dict[str, Any], spec: WorkerSpec, process: LocalProcess) -> 
     match event.get("code"):
         case "invalid_model_file":
             return InvalidModelFile(message)
-        case "invalid_request" | "unsupported":
+        case "invalid_request" | "invalid_parameter" | "unsupported":
             return BadRequest(message, code=event["code"])
         case _:
             return WorkerFailed(message, log_tail=process.log_tail(20))

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mooring.cluster.memory import LoadPlan
+from mooring.config import DeploymentSettings
 from mooring.engines.base import Target, WorkerSpec
 
 
@@ -51,7 +52,7 @@ class ProgressHook(Protocol):
 
 @dataclass(eq=False)
 class Replica:
-    """Set by the controller; ``active`` is moved by the gateway through ``Controller.begin`` and ``end``.
+    """Set by the controller; ``wish`` is what it was started for; ``active`` is moved by the gateway through ``Controller.begin`` and ``end``.
 
     ``held`` keeps the model's files in the store while they are in use. Times ending in ``_at`` are epoch
     seconds.
@@ -60,6 +61,7 @@ class Replica:
     spec: WorkerSpec
     target: Target
     plan: LoadPlan
+    wish: DeploymentSettings
     state: ReplicaState = ReplicaState.STARTING
     process: Process | None = None
     active: int = 0
@@ -74,6 +76,7 @@ class Replica:
     idle_timer: asyncio.TimerHandle | None = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     held: ExitStack = field(default_factory=ExitStack)
+    stopping: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:

@@ -66,7 +66,6 @@ class EventFilter(Protocol):
     """Rewrites one stream. ``feed`` takes one whole SSE event with its trailing blank line."""
 
     def feed(self, event: bytes) -> bytes: ...
-    def finish(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

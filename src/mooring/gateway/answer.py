@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
-from mooring.errors import MooringError
+from mooring.errors import BadRequest, MooringError
 
 DONE = b"data: [DONE]\n\n"
 
@@ -32,6 +33,14 @@ class Answer:
         finally:
             if self.on_close is not None:
                 self.on_close()
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """JSON for upstream. Raises BadRequest for what JSON or its writer cannot hold (depth, huge numbers)."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise BadRequest(f"The body cannot be passed on: {error}. Nest less deeply.") from None
 
 
 def error_body(error: MooringError) -> dict[str, object]:

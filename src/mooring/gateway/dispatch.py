@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mooring.cluster.controller import Controller
@@ -36,11 +37,11 @@ class Lease:
     _began: float = field(default_factory=time.monotonic)
     _released: bool = False
 
-    def release(self, *, healthy: bool = True) -> None:
-        """Give the slot back; further calls do nothing."""
+    def release(self, *, answered: bool = False) -> None:
+        """Give the slot back; further calls do nothing. ``answered``: the worker answered to the end."""
         if not self._released:
             self._released = True
-            self._lane.release(self.replica, time.monotonic() - self._began, healthy=healthy)
+            self._lane.release(self.replica, time.monotonic() - self._began, answered=answered)
 
 
 class Lane:
@@ -56,6 +57,7 @@ class Lane:
         self._queue: FairQueue[Ticket] = FairQueue(settings.queue_size)
         self._service_seconds = 1.0
         deployment.listeners.append(self.pump)
+        deployment.failure_listeners.append(self._no_worker)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -110,15 +112,15 @@ class Lane:
         if not granted.done():
             granted.cancel()
         elif not granted.cancelled() and granted.exception() is None:
-            self._controller.end(self.deployment, granted.result(), healthy=True)
+            self._controller.end(self.deployment, granted.result(), answered=False)
 
     def _retry_after(self) -> float:
         slots = sum(replica.spec.slots for replica in self.deployment.ready) or 1
         return min(60.0, max(1.0, len(self._queue) * self._service_seconds / slots))
 
-    def release(self, replica: Replica, seconds: float, *, healthy: bool) -> None:
+    def release(self, replica: Replica, seconds: float, *, answered: bool) -> None:
         self._service_seconds += 0.1 * (seconds - self._service_seconds)
-        self._controller.end(self.deployment, replica, healthy=healthy)
+        self._controller.end(self.deployment, replica, answered=answered)
 
     def pump(self) -> None:
         """Hand free slots to those who wait, and ask for workers where they are missing."""
@@ -136,30 +138,31 @@ class Lane:
 
     def _ask_for_worker(self) -> None:
         wanted = max(ticket.context for ticket in self._queue)
-        task = self._controller.ensure(self.deployment, wanted)
-        if task is None and len(self.deployment.alive) < self.deployment.wish.replicas_max:
-            task = self._controller.start_replica(self.deployment, wanted)
-        if task is not None:
-            task.add_done_callback(self._worker_came)
-
-    def _worker_came(self, task: asyncio.Task[Replica]) -> None:
-        """When no worker could be had, those whom no other replica can serve hear why."""
-        if task.cancelled():
-            error: BaseException | None = Unavailable(
-                f"'{self.deployment.name}' was unloaded while it was loading. Send the request again.",
-                code="unloaded",
-                retry_after=1,
-            )
-        else:
-            error = task.exception()
-        if error is None:
+        deployment = self.deployment
+        if self._controller.ensure(deployment, wanted) is not None:
             return
+        if len(deployment.alive) < deployment.wish.replicas_max and time.monotonic() >= deployment.grow_after:
+            self._controller.start_replica(deployment, wanted)
+
+    def _no_worker(self, error: BaseException, context: int) -> None:
+        """Those who asked for as much context as could not be had hear why, unless a replica can serve them."""
         best = max((replica.context for replica in self.deployment.ready), default=-1)
-        for ticket in list(self._queue):
-            if ticket.context > best:
-                self._queue.remove(ticket)
-                if not ticket.granted.done():
-                    ticket.granted.set_exception(_as_answer(error, self.deployment.name))
+        answer = _as_answer(error, self.deployment.name)
+        self._refuse(lambda ticket: ticket.context > best and ticket.context >= context, answer)
+
+    def refuse_all(self, answer: MooringError) -> None:
+        """End the waiting of everybody."""
+        self._refuse(lambda _: True, answer)
+
+    def _refuse(self, chosen: Callable[[Ticket], bool], answer: MooringError) -> None:
+        for ticket in [ticket for ticket in self._queue if chosen(ticket)]:
+            self._queue.remove(ticket)
+            if not ticket.granted.done():
+                ticket.granted.set_exception(answer)
+
+
+def _draining() -> Unavailable:
+    return Unavailable("The server is shutting down.", code="draining", retry_after=5)
 
 
 def _as_answer(error: BaseException, model: str) -> MooringError:
@@ -183,7 +186,7 @@ class Dispatcher:
     ) -> Lease:
         """``context``: the least context wished for, in tokens; ``keep_alive``: seconds, None to leave it."""
         if self.draining:
-            raise Unavailable("The server is shutting down.", code="draining", retry_after=5)
+            raise _draining()
         if keep_alive is not None:
             deployment.request_keep_alive = keep_alive
         return await self.lane(deployment).acquire(tenant, context)
@@ -195,6 +198,11 @@ class Dispatcher:
                 deployment, self._controller, self._settings, self._metrics
             )
         return lane
+
+    def refuse_waiting(self) -> None:
+        """The server ends: nobody waits any longer."""
+        for lane in self._lanes.values():
+            lane.refuse_all(_draining())
 
     def queued(self, deployment: Deployment) -> int:
         lane = self._lanes.get(deployment.name)

@@ -13,20 +13,31 @@ from typing import Any
 
 import orjson
 
-from mooring.errors import MooringError
+from mooring.errors import InvalidParameter, MooringError
 from mooring.gateway.answer import DONE, Answer, error_event
 from mooring.gateway.proxy import parse_event
+from mooring.telemetry.logging import get_logger
+
+MAX_PARTS = 256
+_AT_ONCE = 8
+log = get_logger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[Answer]]
 
 
 def split(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of ``body`` in the order of their ``index``; one part if there is nothing to split.
+    """The parts of ``body`` in the order of their ``index``; ``body`` itself if there is nothing to split.
 
     With a seed the k-th choice of a prompt gets ``seed + k``, so that choices differ and repeat.
+    Raises InvalidParameter when there would be more than MAX_PARTS.
     """
     prompts = _prompts(body["prompt"]) if "prompt" in body else [None]
     count = body.get("n") or 1
+    if len(prompts) * count > MAX_PARTS:
+        what = f"{len(prompts)} prompts with {count} choices each are" if len(prompts) > 1 else f"{count} is"
+        raise InvalidParameter("n", f"{what} more than {MAX_PARTS} answers in one request; send several")
+    if count == 1 and "n" not in body and prompts[0] is body.get("prompt"):
+        return [body]
     parts = []
     for prompt in prompts:
         for choice in range(count):
@@ -34,7 +45,7 @@ def split(body: dict[str, Any]) -> list[dict[str, Any]]:
             if prompt is not None:
                 part["prompt"] = prompt
             if choice and part.get("seed") is not None:
-                part["seed"] += choice
+                part["seed"] = (part["seed"] + choice) & 0xFFFF_FFFF
             parts.append(part)
     return parts
 
@@ -71,8 +82,9 @@ class _Usage:
 
 
 async def unary(parts: list[dict[str, Any]], choices_per_prompt: int, send: Send) -> Answer:
-    """Ask all parts at once and put their choices together; the first error ends them all."""
-    tasks = [asyncio.create_task(_ask(part, send)) for part in parts]
+    """Ask the parts, some at once, and put their choices together; the first error ends them all."""
+    places = asyncio.Semaphore(_AT_ONCE)
+    tasks = [asyncio.create_task(_ask(part, send, places)) for part in parts]
     try:
         answers = await asyncio.gather(*tasks)
     finally:
@@ -88,18 +100,20 @@ async def unary(parts: list[dict[str, Any]], choices_per_prompt: int, send: Send
     return Answer(body=orjson.dumps(merged))
 
 
-async def _ask(part: dict[str, Any], send: Send) -> dict[str, Any]:
-    answer = await send(part)
+async def _ask(part: dict[str, Any], send: Send, places: asyncio.Semaphore) -> dict[str, Any]:
+    async with places:
+        answer = await send(part)
     parsed: dict[str, Any] = orjson.loads(answer.body)
     return parsed
 
 
 async def stream(parts: list[dict[str, Any]], choices_per_prompt: int, send: Send) -> Answer:
-    """Start all parts; an error before the first of them streams is raised, a later one ends the stream."""
+    """Start the parts, some at once; an error before the first of them streams is raised, a later one ends the stream."""
     wants_usage = bool((parts[0].get("stream_options") or {}).get("include_usage"))
     asked = [{**part, "stream_options": {"include_usage": True}} for part in parts]
     queue: asyncio.Queue[tuple[int, bytes | MooringError | None]] = asyncio.Queue(maxsize=4 * len(parts))
-    tasks = [asyncio.create_task(_pour(index, part, send, queue)) for index, part in enumerate(asked)]
+    places = asyncio.Semaphore(_AT_ONCE)
+    tasks = [asyncio.create_task(_pour(index, part, send, places, queue)) for index, part in enumerate(asked)]
     try:
         first = await queue.get()
         if isinstance(first[1], MooringError):
@@ -120,21 +134,31 @@ async def _pour(
     index: int,
     part: dict[str, Any],
     send: Send,
+    places: asyncio.Semaphore,
     queue: asyncio.Queue[tuple[int, bytes | MooringError | None]],
 ) -> None:
     """One part's events into the common queue; None at its end, the error if it failed."""
+    end: MooringError | None = None
     try:
-        answer = await send(part)
+        async with places:
+            await _forward(index, await send(part), queue)
     except MooringError as error:
-        await queue.put((index, error))
-        return
+        end = error
+    except Exception:  # whatever it was, the stream must not wait for this part for ever
+        log.exception("a part of a request failed")
+        end = MooringError("The server made an error; its log has the details. Try again.")
+    await queue.put((index, end))
+
+
+async def _forward(
+    index: int, answer: Answer, queue: asyncio.Queue[tuple[int, bytes | MooringError | None]]
+) -> None:
     assert answer.events is not None
     try:
         async for whole in answer.events:
             await queue.put((index, whole))
     finally:
         await answer.aclose()
-    await queue.put((index, None))
 
 
 async def _merge(

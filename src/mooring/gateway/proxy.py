@@ -14,11 +14,12 @@ from mooring.cluster.replica import Replica, ReplicaState
 from mooring.engines.base import EventFilter, Prepared
 from mooring.engines.registry import get_engine
 from mooring.errors import UpstreamFailed
-from mooring.gateway.answer import DONE, Answer, error_event
+from mooring.gateway.answer import DONE, Answer, encode, error_event
 from mooring.gateway.dispatch import Lease
 
 _GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
 _EVENT_END = b"\n\n"
+_ERROR = b'data: {"error":'
 
 
 class WorkerGone(Exception):
@@ -57,8 +58,8 @@ class Proxy:
         """
         try:
             response = await self._post(prepared, raw, lease.replica)
-        except BaseException as error:
-            lease.release(healthy=not isinstance(error, WorkerGone))
+        except BaseException:
+            lease.release()
             raise
         if stream and response.status == 200:
             events = prepared.events() if prepared.events is not None else None
@@ -70,11 +71,12 @@ class Proxy:
             return Answer(events=self._stream(response, events, lease), on_close=close)
         try:
             body = await response.read()
+            lease.release(answered=response.status < 500)
         except _GONE as error:
             raise WorkerGone(await why_gone(lease.replica, error)) from error
         finally:
             response.release()
-            lease.release(healthy=response.status < 500)
+            lease.release()
         if response.status != 200:
             raise get_engine(lease.replica.spec.engine).dialect.error(
                 response.status, body, lease.replica.target
@@ -83,7 +85,7 @@ class Proxy:
 
     async def _post(self, prepared: Prepared, raw: bytes, replica: Replica) -> aiohttp.ClientResponse:
         assert self._session is not None
-        data = raw if prepared.body is None else orjson.dumps(prepared.body)
+        data = raw if prepared.body is None else encode(prepared.body)
         headers = {"authorization": f"Bearer {replica.spec.api_key}", "content-type": "application/json"}
         try:
             return await self._session.post(replica.url + prepared.path, data=data, headers=headers)
@@ -101,29 +103,31 @@ class Proxy:
         self, response: aiohttp.ClientResponse, events: EventFilter | None, lease: Lease
     ) -> AsyncGenerator[bytes, None]:
         """Pass whole events on. A stream that breaks off ends with an error event, never mid-event."""
-        pending, last, healthy = b"", b"", True
+        pending, done, failed = b"", False, False
         try:
             async for chunk in response.content.iter_any():
+                if done or failed:
+                    continue  # nothing counts after the end but the connection's own
                 data = pending + chunk if pending else chunk
                 end = data.rfind(_EVENT_END) + 2
                 if end < 2:
                     pending = data
                     continue
                 pending, whole = data[end:], data[:end]
-                last = whole[-len(DONE) :]
+                if (last := whole.find(DONE)) >= 0:
+                    whole, done = whole[: last + len(DONE)], True
+                failed = _ERROR in whole
                 out = whole if events is None else _filtered(whole, events)
                 if out:
                     yield out
-            if last != DONE:
+            if not done and not failed:
                 raise aiohttp.ClientPayloadError("the answer ended without [DONE]")
-            if events is not None and (rest := events.finish()):
-                yield rest
         except _GONE as error:
-            healthy = False
-            yield error_event(await why_gone(lease.replica, error))
+            if not done and not failed:
+                yield error_event(await why_gone(lease.replica, error))
         finally:
-            response.close() if pending or last != DONE else response.release()
-            lease.release(healthy=healthy)
+            response.release()
+            lease.release(answered=done)
 
 
 def _filtered(whole: bytes, events: EventFilter) -> bytes:

@@ -156,6 +156,8 @@ def validate(endpoint: str, body: Any) -> CommonRequest:
         _check_prompt(request.prompt)
     elif isinstance(request, EmbeddingRequest):
         _check_input(request.input)
+    elif isinstance(request, RerankRequest):
+        _check_documents(request.documents)
     elif isinstance(request, TokenizeRequest) and (request.prompt is UNSET) == (request.messages is UNSET):
         raise InvalidParameter("prompt", "give either 'prompt' or 'messages'")
     return request
@@ -189,7 +191,7 @@ def _check_chat(request: ChatRequest) -> None:
 
 def _check_message(message: dict[str, Any], where: str) -> None:
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidParameter(f"{where}.role", f"must be one of {', '.join(sorted(_ROLES))}")
     content = message.get("content")
     if content is None:
@@ -269,7 +271,7 @@ def _check_tool_choice(choice: str | dict[str, Any] | None, names: set[str]) -> 
         return
     function = choice.get("function")
     name = function.get("name") if isinstance(function, dict) else None
-    if choice.get("type") != "function" or name not in names:
+    if choice.get("type") != "function" or not isinstance(name, str) or name not in names:
         known = ", ".join(sorted(names)) or "none given"
         raise InvalidParameter("tool_choice", f"must name one of the functions in 'tools' ({known})")
 
@@ -305,6 +307,12 @@ def _check_input(given: str | list[Any]) -> None:
     texts = _same(given, str) and all(given)
     if not texts and not _token_ids(given) and not all(_token_ids(item) for item in given):
         raise InvalidParameter("input", "must be non-empty strings, token ids, or a list of either")
+
+
+def _check_documents(documents: list[str | dict[str, Any]]) -> None:
+    for index, document in enumerate(documents):
+        if isinstance(document, dict) and not isinstance(document.get("text"), str):
+            raise InvalidParameter(f"documents[{index}].text", "is required, as a string")
 
 
 def _same(items: Any, kind: type) -> bool:

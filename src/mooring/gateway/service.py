@@ -20,12 +20,13 @@ from mooring.engines.base import Prepared
 from mooring.engines.registry import get_engine
 from mooring.errors import BadRequest, InvalidParameter, MooringError
 from mooring.gateway import fanout
-from mooring.gateway.answer import Answer
+from mooring.gateway.answer import Answer, encode
 from mooring.gateway.auth import Caller
 from mooring.gateway.defaults import apply_defaults
 from mooring.gateway.dispatch import Dispatcher, Lease
 from mooring.gateway.proxy import Proxy, WorkerGone
 from mooring.gateway.requests import LOCAL_FIELDS, CommonRequest, check_capability, validate
+from mooring.modelstore.store import Model
 from mooring.telemetry.metrics import Metrics
 
 _ATTEMPTS = 2
@@ -63,14 +64,16 @@ class Gateway:
             engine = engine_for(deployment.wish, entry)
             check_capability(endpoint, request, model, entry.capabilities & engine.capabilities)
             wish = _wish_of(request, headers)
+            _check_context(wish, entry)
             changed = _canonicalise(body)
             if _generates(endpoint) and apply_defaults(body, entry):
                 changed = True
             if changed:
-                raw = orjson.dumps(body)
+                raw = encode(body)
             parts = fanout.split(body) if not engine.native_n and _generates(endpoint) else [body]
-            if len(parts) == 1 and parts[0].keys() == body.keys():
-                answer = await self._send(endpoint, body, raw, deployment, caller, wish)
+            if len(parts) == 1:
+                raw = raw if parts[0] is body else encode(parts[0])
+                answer = await self._send(endpoint, parts[0], raw, deployment, caller, wish)
             else:
                 answer = await self._fan_out(endpoint, body, parts, deployment, caller, wish)
         except MooringError as error:
@@ -149,7 +152,7 @@ class Gateway:
         wish: _Wish,
     ) -> Answer:
         async def send(part: dict[str, Any]) -> Answer:
-            return await self._send(endpoint, part, orjson.dumps(part), deployment, caller, wish)
+            return await self._send(endpoint, part, encode(part), deployment, caller, wish)
 
         run = fanout.stream if body.get("stream") else fanout.unary
         return await run(parts, body.get("n") or 1, send)
@@ -169,10 +172,19 @@ def _wish_of(request: CommonRequest, headers: Mapping[str, str]) -> _Wish:
     keep_alive = parse_duration(request.keep_alive) if request.keep_alive is not None else None
     context = request.num_ctx or 0
     if (asked := headers.get("x-mooring-context")) is not None:
-        if not asked.isdecimal() or not 16 <= int(asked) <= 2**24:
+        if not asked.isdecimal() or len(asked) > 8 or not 16 <= int(asked) <= 2**24:
             raise InvalidParameter("x-mooring-context", "must be a number of tokens, such as 8192")
         context = max(context, int(asked))
     return _Wish(keep_alive, context)
+
+
+def _check_context(wish: _Wish, model: Model) -> None:
+    """A wish beyond the model is refused here, before it costs anybody else a load."""
+    longest = model.info.context_length
+    if longest and wish.context > longest:
+        raise InvalidParameter(
+            "num_ctx", f"{wish.context} tokens are more than the model's {longest}; ask for fewer"
+        )
 
 
 def _canonicalise(body: dict[str, Any]) -> bool:

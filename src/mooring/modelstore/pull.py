@@ -15,7 +15,6 @@ from mooring.errors import (
     ModelNotFound,
     MooringError,
     OfflineError,
-    PermissionDenied,
     SourceError,
 )
 from mooring.modelstore.catalogue import Catalogue
@@ -53,7 +52,7 @@ async def pull(
     puller = _Puller(store, egress, settings, on_this_loop(progress))
     if split_scheme(ref):
         return await puller.pull(ref, wanted)
-    if _is_path(ref):
+    if _is_path(ref, look=not egress.public_only):
         return await puller.pull(f"file:{ref}", wanted)
     catalogue = Catalogue.load()
     entry = catalogue.find(ref)
@@ -98,19 +97,13 @@ class _Puller:
         listing = await resolve(ref, self._egress, self._settings)
         name = name or listing.suggested_name
         if listing.reference is not None:
-            model = await self._refer(listing.reference, name)
+            model = await asyncio.to_thread(
+                add_reference, self._store, name, listing.reference, self.progress
+            )
         else:
             model = await self._fetch(listing, name)
         self.progress(Progress(status="success"))
         return model
-
-    async def _refer(self, path: Path, name: ModelName) -> Model:
-        roots = [root.expanduser().resolve() for root in self._settings.model_roots]
-        if self._egress.public_only and not any(path.is_relative_to(root) for root in roots):
-            raise PermissionDenied(
-                f"{path} is outside the server's model_roots. Add its folder there, or use the command line."
-            )
-        return await asyncio.to_thread(add_reference, self._store, name, path, self.progress)
 
     async def _fetch(self, listing: Listing, name: ModelName) -> Model:
         known = [file.digest for file in listing.files if file.digest]
@@ -149,12 +142,12 @@ class _Puller:
         return self._store.publish(name, layers, source=listing.source, info=info)
 
 
-def _is_path(ref: str) -> bool:
-    """Whether ``ref`` means a file: it looks like a path, or is one that a name cannot be."""
+def _is_path(ref: str, *, look: bool) -> bool:
+    """Whether ``ref`` means a file: it looks like a path or, if we may ``look``, is a GGUF file here."""
     if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or ref in (".", ".."):
         return True
     path = Path(ref)
-    return path.is_absolute() or (ref.lower().endswith(".gguf") and path.is_file())
+    return path.is_absolute() or (look and ref.lower().endswith(".gguf") and path.is_file())
 
 
 __all__ = ["pull"]

@@ -35,7 +35,8 @@ class Storage:
 async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
     """Open the database of the settings, migrated to this version.
 
-    Raises ConfigError for a URL that no driver takes, Unavailable when the database cannot be reached.
+    Raises ConfigError for a URL that no driver takes and for a database of a newer version, Unavailable when
+    it cannot be reached.
     """
     url = settings.effective_database_url
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -99,8 +100,15 @@ def _version(connection: sa.Connection) -> str | None:
 def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:  # it has a revision that these migrations do not
+        raise ConfigError(
+            f"The database {connection.engine.url!r} was made by a newer Mooring ({error}). Upgrade this one, or "
+            f"use another MOORING_HOME."
+        ) from error

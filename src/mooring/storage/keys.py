@@ -95,7 +95,7 @@ class KeyTable:
         return any(key.is_valid(at) for key in await self.list())
 
     async def revoke(self, key_id: str) -> Key:
-        async with self._engine.begin() as connection:
+        async with self._engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
             row = (await connection.execute(sa.select(keys).where(keys.c.id == key_id))).first()
             if row is None:
                 raise NotFound(f"No key '{key_id}'; `mooring key list` shows them.")

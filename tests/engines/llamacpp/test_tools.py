@@ -27,7 +27,7 @@ def run_stream(pieces: list[str], reason: str = "stop") -> list[dict[str, Any]]:
     sent = [chunk({"role": "assistant", "content": None}), *(chunk({"content": piece}) for piece in pieces)]
     data = b"".join(events.feed(event) for event in (*sent, chunk({}, reason), b"data: [DONE]\n\n"))
     assert data.endswith(b"data: [DONE]\n\n")
-    return parse_events(data + events.finish())
+    return parse_events(data)
 
 
 def joined(events: list[dict[str, Any]]) -> tuple[str, str]:

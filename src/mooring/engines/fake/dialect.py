@@ -16,6 +16,8 @@ class FakeDialect:
                 raise UnsupportedCapability(
                     target.model, f"'{name}'", "the fake engine has none; leave it out"
                 )
+        if endpoint == "tokenize" and body.get("messages") is not None:
+            raise UnsupportedCapability(target.model, "'messages' on /tokenize", "send the text as 'prompt'")
         path = endpoint if endpoint in ("tokenize", "detokenize") else f"v1/{endpoint}"
         return Prepared(path=f"/{path}")
 

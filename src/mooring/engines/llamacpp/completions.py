@@ -104,6 +104,3 @@ class _Events:
         if usage is None or not self._wants_usage:
             return to_event(chunk)
         return to_event(chunk) + to_event({**chunk, "choices": [], "usage": usage})
-
-    def finish(self) -> bytes:
-        return b""

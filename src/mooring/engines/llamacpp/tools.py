@@ -157,9 +157,6 @@ class ToolCallEvents:
             return b""
         return to_event(chunk)
 
-    def finish(self) -> bytes:
-        return b""
-
     def _delta(self, text: str) -> dict[str, Any] | None:
         known = self._parser.name
         arguments = self._parser.feed(text)
