@@ -16,9 +16,12 @@ from mooring.api.app import openapi_document
 from mooring.config import Settings
 from mooring.egress import Egress
 from mooring.errors import MooringError
+from mooring.gateway.dispatch import Dispatcher
 from mooring.modelstore.pull import pull
 from mooring.modelstore.store import ModelStore
 from mooring.storage import open_storage
+from mooring.telemetry.metrics import Metrics
+from support.cluster import cluster
 from support.server import fake_deployment, fake_server
 
 
@@ -153,16 +156,23 @@ async def test_a_pull_over_the_api_does_not_tell_which_files_there_are(
             assert (await told(there)).replace(there, "") == (await told(absent)).replace(absent, "")
 
 
-async def test_following_a_log_ends_when_the_log_is_removed(
+async def test_following_a_log_ends_when_the_log_or_the_server_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin, "_FOLLOW_SECONDS", 0)
     log = tmp_path / "tiny--worker_1.log"
     log.write_text("one\n")
-    followed = admin.follow_log(log, 10)
-    assert await anext(followed) == b"one\n"
-    log.unlink()
-    assert [piece async for piece in followed] == []
+    async with cluster(tmp_path, "tiny") as (controller, _):
+        dispatcher = Dispatcher(controller, controller.settings, Metrics())
+        followed = admin.follow_log(log, 10, dispatcher)
+        assert await anext(followed) == b"one\n"
+        log.unlink()
+        assert [piece async for piece in followed] == []
+        log.write_text("two\n")
+        followed = admin.follow_log(log, 10, dispatcher)
+        assert await anext(followed) == b"two\n"
+        dispatcher.draining = True
+        assert [piece async for piece in followed] == []
 
 
 async def test_a_key_is_shown_once_and_can_be_revoked(tmp_path: Path) -> None:

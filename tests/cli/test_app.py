@@ -125,7 +125,7 @@ def test_ctrl_c_ends_with_130(mooring: CommandLine, monkeypatch: pytest.MonkeyPa
 def test_a_home_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = CommandLine(tmp_path / "file")("key", "list")
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.USAGE
     assert "Unexpected" not in result.stderr
 
 

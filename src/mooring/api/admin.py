@@ -20,12 +20,13 @@ from mooring.api.jobs import load_lines, pull_lines
 from mooring.api.services import Services
 from mooring.cluster.deployment import Deployment
 from mooring.cluster.hardware import read_machine
-from mooring.cluster.launch_local import tail
+from mooring.cluster.launch_local import logs_of, tail
 from mooring.cluster.planning import engine_for
 from mooring.cluster.replica import Replica
 from mooring.config import MAX_CONTEXT, DeploymentSettings, Duration
 from mooring.errors import BadRequest, InvalidParameter, MooringError, NotFound, StoreError
 from mooring.gateway.answer import error_body
+from mooring.gateway.dispatch import Dispatcher
 from mooring.modelstore.names import ModelName
 from mooring.modelstore.store import Model
 from mooring.storage.keys import Key, Role
@@ -138,21 +139,20 @@ async def model_logs(
     services: Held, name: str, lines: int = Query(200, ge=1, le=10_000), follow: bool = False
 ) -> Response:
     short = services.store.get(name).name.short
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in short)
-    logs = sorted(services.settings.logs_dir.glob(f"{stem}--*.log"), key=lambda path: path.stat().st_mtime)
+    logs = logs_of(services.settings.logs_dir, short)
     if not logs:
         raise NotFound(f"'{short}' was not loaded yet, so there is no log.")
     if follow:
-        return StreamingResponse(follow_log(logs[-1], lines), media_type="text/plain")
+        return StreamingResponse(follow_log(logs[-1], lines, services.dispatcher), media_type="text/plain")
     return PlainTextResponse("\n".join(tail(logs[-1], lines)) + "\n")
 
 
-async def follow_log(path: Path, lines: int) -> AsyncIterator[bytes]:
-    """The last lines, then what is written, until the client leaves or the log is removed."""
+async def follow_log(path: Path, lines: int, dispatcher: Dispatcher) -> AsyncIterator[bytes]:
+    """The last lines, then what is written, until the client leaves, the log is removed or the server ends."""
     try:
         size = path.stat().st_size
         yield "".join(f"{line}\n" for line in tail(path, lines)).encode()
-        while True:
+        while not dispatcher.draining:
             await asyncio.sleep(_FOLLOW_SECONDS)
             if path.stat().st_size > size:
                 with path.open("rb") as file:

@@ -79,12 +79,11 @@ class LocalLauncher:
 
     def _new_log(self, spec: WorkerSpec) -> Path:
         self._logs_dir.mkdir(parents=True, exist_ok=True)
-        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.model)
-        old = sorted(self._logs_dir.glob(f"{stem}--*.log"), key=lambda path: path.stat().st_mtime)
+        old = logs_of(self._logs_dir, spec.model)
         for path in old[: max(0, len(old) - _KEPT_LOGS + 1)]:
             with contextlib.suppress(OSError):  # Windows keeps a log that a living worker writes
                 path.unlink()
-        return self._logs_dir / f"{stem}--{spec.worker_id}.log"
+        return self._logs_dir / f"{_stem(spec.model)}--{spec.worker_id}.log"
 
     async def _until_ready(self, process: LocalProcess, spec: WorkerSpec, on_progress: ProgressHook) -> str:
         while line := await process.read_line():
@@ -107,6 +106,15 @@ class LocalLauncher:
             f"Its last words: {tail[-1] if tail else 'none'}. `mooring logs {spec.model}` shows more.",
             log_tail=tail,
         )
+
+
+def _stem(model: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in model)
+
+
+def logs_of(logs_dir: Path, model: str) -> list[Path]:
+    """The logs of a model's workers, oldest first."""
+    return sorted(logs_dir.glob(f"{_stem(model)}--*.log"), key=lambda path: path.stat().st_mtime)
 
 
 def _log_head(spec: WorkerSpec) -> bytes:
