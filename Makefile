@@ -78,7 +78,7 @@ clean:  ## remove what was installed and built (not the models)
 	@touch $@
 
 .venv/.system: scripts/system_packages.sh .venv/bin/python
-	scripts/system_packages.sh chromium docker-registry
+	scripts/system_packages.sh chromium docker-registry postgresql
 	@touch $@
 
 web/node_modules/.installed: web/package.json web/package-lock.json

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sees to it that the programs that some tests drive are here: scripts/system_packages.sh chromium docker-registry
+# Sees to it that the programs that some tests drive are here: scripts/system_packages.sh chromium docker-registry postgresql
 # As root on Debian and its kin it installs what is missing; elsewhere it says what is missing (those tests then skip
 # by name, or fail in CI).
 set -euo pipefail
 
 missing=()
 for name in "$@"; do
-  command -v "$name" >/dev/null || missing+=("$name")
+  command -v "$name" >/dev/null || compgen -G "/usr/lib/$name/*/bin" >/dev/null || missing+=("$name")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
