@@ -132,14 +132,17 @@ async def measure(sides: list[Side], streams: int, rounds: int, tokens: int) -> 
 
 
 async def _added_by_gateway(sides: list[Side], pairs: int) -> str:
-    """One stream at a time, its prompt in the engine's cache, turn about: little but the gateway remains."""
+    """One stream at a time, its prompt in the engine's cache, turn about: little but the gateway remains.
+
+    Each on a connection of its own, since llama.cpp's server closes one after some requests.
+    """
     firsts: dict[str, list[float]] = {side.name: [] for side in sides}
-    async with aiohttp.ClientSession() as session:
-        for number in range(-5, pairs):
-            for side in sides if number % 2 else list(reversed(sides)):
+    for number in range(-5, pairs):
+        for side in sides if number % 2 else list(reversed(sides)):
+            async with aiohttp.ClientSession() as session:
                 first, _ = await _stream(session, side, 7000, 1, cached=True)
-                if number >= 0:
-                    firsts[side.name].append(first * 1000)
+            if number >= 0:
+                firsts[side.name].append(first * 1000)
     mine, theirs = (firsts[side.name] for side in sides)
     added = statistics.median(a - b for a, b in zip(mine, theirs, strict=True))
     return (

@@ -94,6 +94,33 @@ async def test_a_worker_that_dies_before_answering_can_be_replaced(tmp_path: Pat
             await proxy.send(Prepared(path="/v1/chat/completions"), b"{}", stream=True, lease=lease)
 
 
+async def test_a_pooled_connection_that_the_worker_closes_costs_no_request_and_no_wait(
+    tmp_path: Path,
+) -> None:
+    """The worker answers each connection once and closes it without a word when it is used again."""
+    body = b'{"choices":[]}'
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(reply)
+        await writer.drain()
+        await reader.readexactly(1)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, cluster(tmp_path, "a") as (controller, launcher), Proxy() as proxy:
+        dispatcher = Dispatcher(controller, controller.settings, Metrics())
+        deployment, _ = controller.resolve("a")
+        prepared = Prepared(path="/v1/completions")
+        async with asyncio.timeout(0.9):
+            for _ in range(6):
+                lease = await dispatcher.acquire(deployment, tenant="t")
+                launcher.started[0].url = f"http://127.0.0.1:{port}"
+                assert (await proxy.send(prepared, b"{}", stream=False, lease=lease)).body == body
+
+
 async def test_the_engines_refusal_keeps_its_meaning(tmp_path: Path) -> None:
     body = b'{"error":{"message":"no such thing","type":"invalid_request_error","code":"invalid_request","param":null}}'
     head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(

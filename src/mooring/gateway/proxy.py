@@ -19,6 +19,7 @@ from mooring.gateway.dispatch import Lease
 
 _GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
 _EVENT_END = b"\n\n"
+_STALE_CONNECTIONS = 2
 _ERROR = b'data: {"error":'
 
 
@@ -87,10 +88,17 @@ class Proxy:
         assert self._session is not None
         data = raw if prepared.body is None else encode(prepared.body)
         headers = {"authorization": f"Bearer {replica.spec.api_key}", "content-type": "application/json"}
-        try:
-            return await self._session.post(replica.url + prepared.path, data=data, headers=headers)
-        except _GONE as error:
-            raise WorkerGone(await why_gone(replica, error)) from error
+        url = replica.url + prepared.path
+        for attempt in range(_STALE_CONNECTIONS + 1):
+            try:
+                return await self._session.post(url, data=data, headers=headers)
+            except aiohttp.ClientConnectorError as error:
+                raise WorkerGone(await why_gone(replica, error)) from error
+            except _GONE as error:
+                # The worker may have closed a pooled connection as we took it: that is no reason to wait.
+                if attempt == _STALE_CONNECTIONS or replica.state is not ReplicaState.READY:
+                    raise WorkerGone(await why_gone(replica, error)) from error
+        raise AssertionError("unreachable")
 
     async def get(self, replica: Replica, path: str) -> bytes:
         """A worker's own page, such as ``/metrics``. Raises aiohttp.ClientError."""
