@@ -163,7 +163,9 @@ def main() -> None:
         home = Path(folder)
         asyncio.run(_fetch(home))
         here, there = multiprocessing.Pipe()
-        child = multiprocessing.get_context("spawn").Process(target=_serve, args=(home, there, max(counts)))
+        child = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(home, there, max(counts)), daemon=True
+        )
         child.start()
         url, worker_url, key = here.recv()
         sides = [Side("mooring", url, "unused"), Side("direct", worker_url, key)]

@@ -88,6 +88,32 @@ async def test_nothing_follows_done(tmp_path: Path) -> None:
     assert await streamed(tmp_path, HEAD + chunked(EVENT + DONE, b": ping\n\n", b"")) == EVENT + DONE
 
 
+async def test_a_worker_that_dawdles_after_done_does_not_hold_the_answer(tmp_path: Path) -> None:
+    never = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + chunked(EVENT + DONE))
+        await writer.drain()
+        await never.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with cluster(tmp_path, "a") as (controller, launcher), Proxy() as proxy:
+        dispatcher = Dispatcher(controller, controller.settings, Metrics())
+        deployment, _ = controller.resolve("a")
+        lease = await dispatcher.acquire(deployment, tenant="t")
+        launcher.started[0].url = f"http://127.0.0.1:{port}"
+        async with asyncio.timeout(2):
+            found = await proxy.send(Prepared(path="/v1/completions"), b"{}", stream=True, lease=lease)
+            assert found.events is not None
+            assert b"".join([piece async for piece in found.events]) == EVENT + DONE
+        assert deployment.active == 0
+        never.set()
+    server.close()
+
+
 async def test_a_worker_that_dies_before_answering_can_be_replaced(tmp_path: Path) -> None:
     async with upstream(tmp_path, b"") as (proxy, lease):
         with pytest.raises(WorkerGone):

@@ -114,8 +114,6 @@ class Proxy:
         pending, done, failed = b"", False, False
         try:
             async for chunk in response.content.iter_any():
-                if done or failed:
-                    continue  # nothing counts after the end but the connection's own
                 data = pending + chunk if pending else chunk
                 end = data.rfind(_EVENT_END) + 2
                 if end < 2:
@@ -128,6 +126,8 @@ class Proxy:
                 out = whole if events is None else _filtered(whole, events)
                 if out:
                     yield out
+                if done or failed:
+                    break  # llama.cpp may keep the connection open up to 30 s after [DONE]: do not wait for its end
             if not done and not failed:
                 raise aiohttp.ClientPayloadError("the answer ended without [DONE]")
         except _GONE as error:
