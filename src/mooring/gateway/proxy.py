@@ -131,8 +131,7 @@ class Proxy:
             if not done and not failed:
                 raise aiohttp.ClientPayloadError("the answer ended without [DONE]")
         except _GONE as error:
-            if not done and not failed:
-                yield error_event(await why_gone(lease.replica, error))
+            yield error_event(await why_gone(lease.replica, error))
         finally:
             response.release()
             lease.release(answered=done)
